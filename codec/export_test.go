@@ -1,0 +1,7 @@
+package codec
+
+// Limits that the documentation states as numbers.
+const (
+	MaxHeader = maxHeader
+	MaxFrame  = maxFrame
+)
