@@ -1,0 +1,118 @@
+package timingwheel
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// NodeSize is what one timer costs, in bytes.
+const NodeSize = unsafe.Sizeof(node{})
+
+// SetGeneration moves an armed timer's node to another generation, an odd one, and returns the timer's new handle. It
+// spares tests the two billion timers it would take to get there.
+func (w *Wheel) SetGeneration(t Timer, gen uint32) Timer {
+	i, n := w.lookup(t)
+	n.gen = gen
+	return Timer(gen)<<32 | Timer(i)
+}
+
+// Check walks the whole wheel and reports the first broken invariant.
+func (w *Wheel) Check() error {
+	if w.now > w.target {
+		return fmt.Errorf("now %d is after target %d", w.now, w.target)
+	}
+	if w.advancing || w.firing != noNode {
+		return fmt.Errorf("advancing %v, firing %d outside Advance", w.advancing, w.firing)
+	}
+	armed := 0
+	for head := uint32(firstHead); head < firstNode; head++ {
+		n, err := w.checkList(head)
+		if err != nil {
+			return err
+		}
+		armed += n
+	}
+	if armed != w.armed {
+		return fmt.Errorf("%d nodes in lists, but Len is %d", armed, w.armed)
+	}
+	for level, bits := range w.occupied {
+		if (bits != 0) != (w.nonempty>>level&1 != 0) {
+			return fmt.Errorf("level %d: occupied %x, nonempty %x", level, bits, w.nonempty)
+		}
+	}
+	free, retired := 0, 0
+	for i := w.free; i != noNode; i = w.at(i).next {
+		if w.at(i).gen&1 != 0 {
+			return fmt.Errorf("free node %d has live generation %d", i, w.at(i).gen)
+		}
+		free++
+	}
+	for i := uint32(firstNode); i < w.fresh; i++ {
+		if w.at(i).gen == 0 {
+			retired++
+		}
+	}
+	if used := int(w.fresh) - firstNode; used != armed+free+retired {
+		return fmt.Errorf("%d nodes used, but %d armed, %d free, %d retired", used, armed, free, retired)
+	}
+	return nil
+}
+
+// checkList checks the list at head and returns its length.
+func (w *Wheel) checkList(head uint32) (int, error) {
+	length := 0
+	last := head
+	for i := w.at(head).next; i != head; i = w.at(i).next {
+		n := w.at(i)
+		if i < firstNode || i >= w.fresh {
+			return 0, fmt.Errorf("list %d: index %d out of range", head, i)
+		}
+		if n.prev != last {
+			return 0, fmt.Errorf("list %d: node %d has prev %d, not %d", head, i, n.prev, last)
+		}
+		if n.gen&1 == 0 {
+			return 0, fmt.Errorf("list %d: node %d is armed but has generation %d", head, i, n.gen)
+		}
+		switch head {
+		case pendingHead:
+			if n.deadline < w.now || n.deadline > w.pendingLast {
+				return 0, fmt.Errorf("pending node %d: deadline %d not in [%d, %d]", i, n.deadline, w.now, w.pendingLast)
+			}
+		case dueHead:
+			if n.deadline != w.now {
+				return 0, fmt.Errorf("due node %d: deadline %d, now %d", i, n.deadline, w.now)
+			}
+		default:
+			if want := naiveSlot(w.now, n.deadline); head != want {
+				return 0, fmt.Errorf("node %d, deadline %d, now %d: in list %d, not %d", i, n.deadline, w.now, head, want)
+			}
+		}
+		last = i
+		length++
+	}
+	if w.at(head).prev != last {
+		return 0, fmt.Errorf("list %d: head's prev is %d, not %d", head, w.at(head).prev, last)
+	}
+	switch {
+	case head < pendingHead:
+		bit := w.occupied[(head-firstHead)/slots] >> ((head - firstHead) % slots) & 1
+		if (length > 0) != (bit == 1) {
+			return 0, fmt.Errorf("list %d: %d nodes, occupancy bit %d", head, length, bit)
+		}
+	case head == pendingHead:
+		if (length > 0) != (w.pendingLast != 0) {
+			return 0, fmt.Errorf("%d pending nodes, pendingLast %d", length, w.pendingLast)
+		}
+	}
+	return length, nil
+}
+
+// naiveSlot finds the list for a deadline digit by digit.
+func naiveSlot(now, deadline uint64) uint32 {
+	for level := levels - 1; level > 0; level-- {
+		if shift := level * slotBits; now>>shift != deadline>>shift {
+			return uint32(firstHead + level*slots + int(deadline>>shift&slotMask))
+		}
+	}
+	return uint32(firstHead + deadline&slotMask)
+}
