@@ -1,0 +1,228 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
+)
+
+// ending is why a connection is to end. The first reason stays.
+type ending struct {
+	reason Reason
+	err    error
+	broken error // what writing failed with
+	now    bool  // nothing more is waited for
+}
+
+var errLinger = fmt.Errorf("not delivered within Linger: %w", os.ErrDeadlineExceeded)
+
+var errGoexit = errors.New("a callback called runtime.Goexit")
+
+// kill marks the connection to end now. It takes effect when the event that is
+// being served unwinds: no callback runs here, and no Message follows.
+func (c *Conn) kill(reason Reason, err error) {
+	if c.ending == nil {
+		c.ending = &ending{reason: reason}
+	}
+	if c.ending.err == nil {
+		c.ending.err = err
+	}
+	c.ending.now = true
+}
+
+// beginDrain marks the connection to end once what was sent is delivered.
+func (c *Conn) beginDrain(reason Reason, err error) {
+	if c.phase == connecting {
+		c.kill(reason, err)
+	}
+	if c.phase != open || c.ending != nil {
+		return
+	}
+	c.ending = &ending{reason: reason, err: err}
+	c.mu.Lock()
+	c.state.Or(closing)
+	c.mu.Unlock()
+	c.phase = flushing
+	c.dropInbox()
+	l := c.loop
+	if c.timer != 0 {
+		l.wheel.Stop(c.timer)
+	}
+	c.timer = l.arm(l.tickOf(l.now+int64(l.core.limits.Linger)), uint32(c.fd))
+}
+
+// phaseTimedOut ends what took longer than it may.
+func (c *Conn) phaseTimedOut() {
+	if c.phase == connecting {
+		c.kill(KernelTimeout, errDialTimeout)
+		return
+	}
+	c.hard = true
+	c.kill(c.ending.reason, errLinger)
+}
+
+// goAway tells the peer that we are about to leave, where the codec can.
+func (c *Conn) goAway() {
+	if c.phase != open {
+		return
+	}
+	c.loop.call(c, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.state.Load()&closing != 0 {
+			return
+		}
+		if c.pending == nil {
+			c.pending = getOutbuf()
+		}
+		if b, err := c.codec.Append(c.pending.b, codec.GoAway, goAwayPayload); err == nil {
+			c.pending.add(b, control)
+		}
+	})
+}
+
+// goAwayPayload gives no time to come back at, and no reason.
+var goAwayPayload = codec.GoAwayPayload{}.Append(nil)
+
+// settle writes what was sent, and carries the connection's end one step
+// further. It returns true if the peer's input is to be read to its end first.
+func (l *Loop) settle(c *Conn) (readOn bool) {
+	asked := c.state.And(^uint32(scheduled))
+	if c.phase == gone {
+		return false
+	}
+	if asked&aborted != 0 && c.phase != connecting {
+		c.hard = true
+		c.kill(Local, nil)
+	}
+	if asked&closing != 0 && c.phase == open {
+		c.beginDrain(Local, nil)
+	}
+	if c.phase != connecting && (c.ending == nil || !c.ending.now && c.ending.broken == nil) {
+		if err := c.flush(); err != nil {
+			c.outputFailed(err)
+		} else {
+			c.drained()
+		}
+	}
+	if c.ending == nil {
+		return false
+	}
+	if c.ending.now {
+		l.destroy(c)
+		return false
+	}
+	return c.ending.broken != nil
+}
+
+// outputFailed notes an error of write. The kernel has reported it, and will
+// not do so again: reading goes on until the end of what the peer had sent.
+func (c *Conn) outputFailed(err error) {
+	if c.phase != open || c.eof {
+		c.kill(reasonOfError(err), err)
+		return
+	}
+	if c.ending == nil {
+		c.ending = &ending{reason: reasonOfError(err)}
+	}
+	c.ending.broken = err
+}
+
+// drained goes on with an end that has waited for output.
+func (c *Conn) drained() {
+	if c.phase != flushing || c.backlog != nil || c.ending.now {
+		return
+	}
+	if c.eof {
+		c.kill(c.ending.reason, nil)
+		return
+	}
+	c.phase = lingering
+	if err := c.loop.core.kernel.CloseWrite(int(c.fd)); err != nil {
+		if !errors.Is(err, sys.ENOTCONN) {
+			c.ending.err = err
+		}
+		c.kill(c.ending.reason, nil)
+	}
+}
+
+// destroy frees the descriptor and reports the end.
+func (l *Loop) destroy(c *Conn) {
+	was := c.phase
+	c.phase = gone
+	c.mu.Lock()
+	old := c.state.Or(closing)
+	c.state.And(^uint32(opened))
+	pending := c.pending
+	c.pending = nil
+	c.queued = 0
+	c.mu.Unlock()
+
+	e := c.ending
+	cause := &CloseError{Reason: e.reason, Err: e.err, Evidence: c.evidence(was, pending)}
+	if pending != nil {
+		pending.release()
+	}
+	if c.backlog != nil {
+		c.backlog.release()
+		c.backlog = nil
+	}
+	c.dropInbox()
+	if c.timer != 0 {
+		l.wheel.Stop(c.timer)
+		c.timer = 0
+	}
+	fd := int(c.fd)
+	l.core.conns.put(fd, nil)
+	if c.hard {
+		_ = l.core.kernel.Reset(fd)
+	} else {
+		_ = l.core.kernel.Close(fd)
+	}
+	if old&opened != 0 {
+		l.stats.closed[cause.Reason].Add(1)
+	}
+	defer l.leave() // whatever Close does
+	if d := c.dial; d != nil {
+		c.dial = nil
+		d.done(nil, fmt.Errorf("dial %v: %w", d.addr, cause))
+	}
+	if old&opened != 0 {
+		if log := l.core.log; log.Enabled(context.Background(), slog.LevelDebug) {
+			log.Debug("connection closed", "conn", uint64(c.id), "remote", c.remote.String(), "err", cause)
+		}
+		if h := c.profile.handler.Close; h != nil {
+			l.call(c, func() { h(c, cause) })
+		}
+	}
+}
+
+// evidence collects what is known of a connection before its descriptor goes.
+func (c *Conn) evidence(was phase, pending *outbuf) Evidence {
+	l := c.loop
+	ev := Evidence{Unacked: -1}
+	if was == connecting {
+		return ev
+	}
+	ev.Age = time.Duration(l.now - c.since)
+	ev.LastRead = time.Duration(l.beat - c.heart.LastRead())
+	ev.LastWrite = time.Duration(l.beat - c.heart.LastWrite())
+	ev.Missed = c.heart.Missed()
+	ev.RTT = c.heart.RTT()
+	if pending != nil {
+		ev.Unsent += pending.messages(0)
+	}
+	if c.backlog != nil {
+		ev.Unsent += c.backlog.messages()
+	}
+	info := l.core.kernel.Info(int(c.fd))
+	ev.Unacked = info.Unacked
+	ev.Kernel = KernelView{RTT: info.RTT, Retransmits: info.Retransmits, LastAck: info.LastAck}
+	return ev
+}

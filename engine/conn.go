@@ -1,0 +1,289 @@
+package engine
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/engine/internal/poll"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/timingwheel"
+)
+
+// Conn is one connection. Its methods may be called from any goroutine, with
+// any lock held: none runs a callback or waits for one. After Handler.Close
+// they do nothing and touch no descriptor.
+type Conn struct {
+	// Set once, before any callback.
+	loop    *Loop
+	profile *profile
+	codec   codec.Codec
+	id      ID
+	remote  netip.AddrPort
+	since   int64 // when it was opened, ns
+
+	// Owned by the loop.
+	heart   heartbeat.State
+	timer   timingwheel.Timer // liveness; in later phases, the phase's deadline
+	in      *inbox            // the beginning of a frame; nil: none
+	backlog *backlog          // what the kernel did not take yet; nil: nothing
+	ending  *ending           // nil: it goes on
+	dial    *dial             // nil: it was accepted, or is established
+	fd      int32
+	phase   phase
+	eof     bool // the peer has ended its stream
+	hard    bool // ends with RST
+	blocked bool // the kernel has no room to write
+	writing bool // the poller reports room to write
+	paused  bool // the poller does not report arriving data
+	hungry  bool // edge-triggered: there may be more to read
+
+	// Atomic.
+	state atomic.Uint32
+
+	mu      sync.Mutex
+	pending *outbuf // sent since the last flush
+	queued  int     // bytes in backlog
+	starved bool    // Send returned ErrBacklog since the last Writable
+	value   any
+}
+
+// phase is where a connection stands in its life.
+type phase uint8
+
+const (
+	connecting phase = iota
+	open
+	flushing  // Close was called: delivering what was sent before
+	lingering // our end of stream is sent: waiting for the peer's
+	gone      // the descriptor is freed
+)
+
+// Bits of Conn.state.
+const (
+	// scheduled: the loop will settle the connection, or is serving its event;
+	// who sends need not wake it.
+	scheduled = 1 << iota
+	// opened: Handler.Open was called and Handler.Close was not.
+	opened
+	// closing: nothing more is accepted for sending, no Message is delivered.
+	closing
+	// aborted: Abort was called.
+	aborted
+)
+
+// newConn enters a descriptor into the table. It returns nil if there is no
+// place for a number that high.
+func (l *Loop) newConn(fd int, remote netip.AddrPort, p *profile) *Conn {
+	if fd >= maxSlots {
+		l.core.log.Error("descriptor number out of range", "fd", fd)
+		_ = l.core.kernel.Close(fd)
+		l.leave()
+		return nil
+	}
+	c := &Conn{
+		loop: l, profile: p, codec: p.codec.PerConn(),
+		id: newID(fd), remote: remote, since: l.now, fd: int32(fd),
+	}
+	l.core.conns.put(fd, c)
+	return c
+}
+
+// discard takes back newConn.
+func (l *Loop) discard(c *Conn) {
+	c.phase = gone
+	l.core.conns.put(int(c.fd), nil)
+	_ = l.core.kernel.Close(int(c.fd))
+	l.leave()
+}
+
+// leave gives back a connection's place in the loop's load and under MaxConns.
+func (l *Loop) leave() {
+	l.load.Add(-1)
+	l.core.unreserve()
+	l.noteEmpty()
+}
+
+// enter opens an established connection.
+func (l *Loop) enter(c *Conn) {
+	c.phase = open
+	c.since = l.now
+	c.state.Or(scheduled | opened)
+	l.stats.opened.Add(1)
+	plan := c.profile.plan
+	c.heart.Start(plan, l.beat, l.core.kernel.Random())
+	_, next := c.heart.Poll(plan, l.beat)
+	c.timer = l.arm(l.beatTick(next), uint32(c.fd))
+	if h := c.profile.handler.Open; h != nil {
+		l.call(c, func() {
+			if err := h(c); err != nil {
+				c.kill(Local, err)
+			}
+		})
+	}
+	if l.draining {
+		c.beginDrain(Shutdown, nil)
+	}
+	l.finish(c)
+}
+
+// ID returns the connection's name, which no other ever has.
+func (c *Conn) ID() ID { return c.id }
+
+// Loop returns the loop that owns the connection.
+func (c *Conn) Loop() *Loop { return c.loop }
+
+// RemoteAddr returns the peer's address; the zero AddrPort for a Unix socket.
+func (c *Conn) RemoteAddr() netip.AddrPort { return c.remote }
+
+// Set stores a value of the application's with the connection.
+func (c *Conn) Set(value any) {
+	c.mu.Lock()
+	c.value = value
+	c.mu.Unlock()
+}
+
+// Get returns what Set stored last.
+func (c *Conn) Get() any {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.value
+}
+
+// Send queues a data frame with a copy of payload. It never blocks. What is
+// sent within one callback, to whichever connection, leaves in one write per
+// connection.
+//
+// The error is ErrClosed (which wraps net.ErrClosed) once the connection is
+// closing, ErrBacklog at the high watermark, or the codec's. Then the message
+// was not taken. A message that was taken is delivered in order, or counted in
+// the Evidence of the close: Unsent, or within Unacked.
+func (c *Conn) Send(payload []byte) error { return c.SendFrame(codec.Data, payload) }
+
+// SendFrame is Send for a frame of any kind but Ping and Pong, which belong to
+// the engine.
+func (c *Conn) SendFrame(kind codec.Kind, payload []byte) error {
+	if kind == codec.Ping || kind == codec.Pong {
+		return errors.New("engine: heartbeats are the engine's to send")
+	}
+	if err := c.enqueue(kind, payload); err != nil {
+		return err
+	}
+	c.schedule()
+	return nil
+}
+
+// enqueue encodes a frame into the pending output.
+func (c *Conn) enqueue(kind codec.Kind, payload []byte) (err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock() // even if an application's codec panics
+	if c.state.Load()&closing != 0 {
+		return ErrClosed
+	}
+	p := c.pending
+	if p == nil {
+		p = getOutbuf()
+		c.pending = p
+	}
+	if c.queued+len(p.b) >= c.loop.core.limits.Backlog.High {
+		c.starved = true
+		return ErrBacklog
+	}
+	b, err := c.codec.Append(p.b, kind, payload)
+	if err != nil {
+		return err
+	}
+	p.add(b, message)
+	return nil
+}
+
+// schedule makes the loop settle the connection, unless it will anyway.
+func (c *Conn) schedule() {
+	if c.state.Load()&scheduled == 0 && c.state.Or(scheduled)&scheduled == 0 {
+		c.loop.mail.post(letter{c: c})
+	}
+}
+
+// Close ends the connection gracefully: what was sent before is delivered, our
+// end of stream follows, and the descriptor is freed once the peer has ended
+// its own, at latest after Limits.Linger, when it is reset. No further Message
+// is delivered. The reason is Local. It returns ErrClosed if the connection was
+// closing already.
+func (c *Conn) Close() error { return c.ask(closing) }
+
+// Abort ends the connection at once with RST. What the peer had not read may
+// be lost on both sides. The reason is Local. It returns ErrClosed if the
+// connection was aborted or closed already; one that is still delivering after
+// Close can be aborted.
+func (c *Conn) Abort() error { return c.ask(closing | aborted) }
+
+func (c *Conn) ask(bits uint32) error {
+	c.mu.Lock()
+	old := c.state.Or(bits)
+	c.mu.Unlock()
+	if old&bits == bits || old&opened == 0 {
+		return ErrClosed
+	}
+	c.schedule()
+	return nil
+}
+
+// Post runs f on the connection's loop, in the order of posting and sending.
+// A panic in f closes the connection. It returns ErrClosed, and f does not run,
+// if the connection is closed; f does run if it is closed in between, so that
+// what f holds can be released.
+func (c *Conn) Post(f func()) error {
+	if c.state.Load()&opened == 0 || !c.loop.mail.post(letter{c: c, f: f}) {
+		return ErrClosed
+	}
+	return nil
+}
+
+// Info is a connection's condition.
+type Info struct {
+	Age       time.Duration // since it was opened
+	LastRead  time.Duration // since anything was read
+	LastWrite time.Duration // since the kernel took anything
+	Missed    int           // queries without an answer, in a row
+	RTT       time.Duration // smoothed, of our queries; 0: none was measured
+	Backlog   int           // bytes that wait for the kernel
+}
+
+// Info returns the connection's condition. Call it on the loop: in a callback
+// of this connection, or in a function that was posted to it.
+func (c *Conn) Info() Info {
+	l := c.loop
+	c.mu.Lock()
+	backlog := c.queued
+	if c.pending != nil {
+		backlog += len(c.pending.b)
+	}
+	c.mu.Unlock()
+	return Info{
+		Age:       time.Duration(l.now - c.since),
+		LastRead:  time.Duration(l.beat - c.heart.LastRead()),
+		LastWrite: time.Duration(l.beat - c.heart.LastWrite()),
+		Missed:    c.heart.Missed(),
+		RTT:       c.heart.RTT(),
+		Backlog:   backlog,
+	}
+}
+
+// handle serves an event's input. Output is settled afterwards.
+func (c *Conn) handle(ev poll.Events) {
+	if ev&(poll.Writable|poll.Hangup) != 0 {
+		c.blocked = false
+	}
+	switch c.phase {
+	case gone:
+	case connecting:
+		c.established()
+	default:
+		if ev&(poll.Readable|poll.Hangup) != 0 && !c.eof {
+			c.readInput(ev&poll.Hangup != 0)
+		}
+	}
+}

@@ -1,0 +1,38 @@
+// Package engine serves many thousands of long-lived connections from a few
+// event loops, and knows which of them are alive.
+//
+// A [Server] listens, a [Client] dials; both run the same [Loop]s. A loop is
+// one goroutine over one epoll or kqueue instance: it owns its connections,
+// reads and frames their bytes, calls the [Handler], flushes what was sent and
+// runs the liveness of each connection on its timing wheel. A [Conn] is one
+// connection; all of its callbacks run on its loop, one at a time.
+//
+// # Concurrency
+//
+// A callback owns the loop while it runs: it must not block, for it holds up
+// every other connection of that loop. Methods of Conn, Loop, Server and
+// Client may be called from any goroutine, callbacks included, with the
+// application's own locks held: none of them runs a callback or waits for one.
+// [Conn.Post] and [Loop.Post] lead from other goroutines back to the loop.
+//
+// # Lifetime
+//
+// Every connection whose Open was called gets exactly one Close, the last of
+// its callbacks, with an error that is a [*CloseError]: the [Reason], the cause
+// and the evidence. From then on every method returns an error that wraps
+// net.ErrClosed. A Conn is never used again for another connection.
+//
+// # Liveness
+//
+// The [heartbeat.Config] of a listener or a client says how a peer is watched.
+// A dead peer is closed at latest WorstCase after it died, plus one tick
+// ([Config.Tick]), plus the loop's own lag, which [Server.Stats] reports.
+// Time during which the loop itself was stalled does not count against peers.
+//
+// # Limits
+//
+// A peer can make the engine hold at most one incomplete frame (the codec's
+// maximum), [Backlog].High plus one message of output, and a few kilobytes of
+// control frames. Connections above [Config.MaxConns] wait in the kernel's
+// queue. Running out of descriptors parks the listener and nothing else.
+package engine

@@ -1,0 +1,25 @@
+package engine
+
+import "github.com/pulsewheel/pulsewheel/codec"
+
+// Handler is the application. Nil fields do nothing. Every callback of a
+// connection runs on that connection's loop, never two at a time, and must not
+// block. A panic or a runtime.Goexit in a callback closes that connection with
+// reason Panic and harms no other.
+type Handler struct {
+	// Open is the first callback. An error closes the connection, which then
+	// gets its Close like any other, with that error inside.
+	Open func(c *Conn) error
+	// Message receives each data frame, in order. The payload is the loop's
+	// own buffer: it is valid until Message returns, and may be written to.
+	Message func(c *Conn, payload []byte)
+	// Frame receives each frame that is neither data nor heartbeat. What holds
+	// for Message's payload holds for the frame's.
+	Frame func(c *Conn, f codec.Frame)
+	// Writable runs when the backlog of a connection on which Send returned
+	// ErrBacklog has fallen below Backlog.Low.
+	Writable func(c *Conn)
+	// Close is the last callback, after the descriptor was freed. err is a
+	// *CloseError and never nil.
+	Close func(c *Conn, err error)
+}

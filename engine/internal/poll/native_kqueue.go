@@ -1,0 +1,150 @@
+//go:build darwin || freebsd || netbsd || openbsd || dragonfly
+
+package poll
+
+import (
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/panjf2000/gnet/v2/pkg/netpoll"
+	"golang.org/x/sys/unix"
+
+	"github.com/pulsewheel/pulsewheel/engine/internal/clock"
+)
+
+// Edge-triggered: gnet's kqueue Poller cannot drop read interest (its Delete
+// does nothing), so a paused connection would spin in level-triggered mode.
+const edgeTriggered = true
+
+// Pause does nothing: the caller ignores what is reported meanwhile.
+func (p *native) Pause(int) error { return nil }
+
+func (p *native) Resume(fd int, writing bool) error {
+	if writing {
+		return p.Writing(fd, true)
+	}
+	return nil
+}
+
+func translate(ev netpoll.IOEvent, flags netpoll.IOFlags) (out Events) {
+	switch {
+	case netpoll.IsReadEvent(ev):
+		out = Readable
+	case netpoll.IsWriteEvent(ev):
+		out = Writable
+	}
+	if netpoll.IsErrorEvent(ev, flags) {
+		out |= Hangup
+	}
+	return out
+}
+
+// signals is a pipe to ourselves, written by Wake and by a Go timer.
+type signals struct {
+	pipe    [2]int
+	opened  bool
+	expired atomic.Bool
+	// closed keeps a late timer from writing to a descriptor that is no
+	// longer ours.
+	closed chan struct{}
+	done   chan struct{}
+	armed  chan int64
+}
+
+func (s *signals) open(p *native) error {
+	if err := unix.Pipe(s.pipe[:]); err != nil {
+		return os.NewSyscallError("pipe", err)
+	}
+	s.opened = true
+	for _, fd := range s.pipe {
+		unix.CloseOnExec(fd)
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+	}
+	if err := p.gnet.AddRead(p.attachment(s.pipe[0]), true); err != nil {
+		return err
+	}
+	s.closed, s.done, s.armed = make(chan struct{}), make(chan struct{}), make(chan int64, 1)
+	go s.runTimer()
+	return nil
+}
+
+// runTimer owns the Go timer. A goroutine, and not time.AfterFunc, because
+// close must be able to wait until nobody writes to the pipe any more.
+func (s *signals) runTimer() {
+	defer close(s.done)
+	timer := time.NewTimer(0)
+	<-timer.C
+	for {
+		select {
+		case at := <-s.armed:
+			timer.Reset(time.Duration(at - clock.Now()))
+		case <-timer.C:
+			s.expired.Store(true)
+			_ = s.wake()
+		case <-s.closed:
+			timer.Stop()
+			return
+		}
+	}
+}
+
+func (s *signals) consume(p *native, fd int) bool {
+	if fd != s.pipe[0] {
+		return false
+	}
+	// Emptied, so that the pipe never fills. What is written from here on is a
+	// new edge.
+	var sink [64]byte
+	for {
+		n, err := unix.Read(fd, sink[:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n < len(sink) {
+			break
+		}
+	}
+	if s.expired.Swap(false) {
+		p.h.Expired()
+	}
+	if !p.stopped {
+		p.h.Woken()
+	}
+	return true
+}
+
+func (s *signals) wake() error {
+	for {
+		// EAGAIN means a full pipe, which is a wake-up in itself.
+		if _, err := unix.Write(s.pipe[1], []byte{1}); err != unix.EINTR {
+			if err == unix.EAGAIN {
+				return nil
+			}
+			return os.NewSyscallError("write", err)
+		}
+	}
+}
+
+func (s *signals) arm(at int64) error {
+	// The latest time replaces one that runTimer has not taken yet.
+	select {
+	case <-s.armed:
+	default:
+	}
+	s.armed <- at
+	return nil
+}
+
+func (s *signals) close() {
+	if s.closed != nil {
+		close(s.closed)
+		<-s.done
+	}
+	if s.opened {
+		_ = unix.Close(s.pipe[0])
+		_ = unix.Close(s.pipe[1])
+	}
+}

@@ -1,0 +1,78 @@
+// Package poll is the engine's one seam to the operating system's readiness:
+// which descriptors may be read or written, a wake-up from another goroutine,
+// and a one-shot timer.
+//
+// [Open] gives the poller that stands on epoll or kqueue through gnet's
+// published netpoll package. The simulated poller of package sim implements
+// the same interface, so a whole engine runs on either.
+//
+// What a poller reports are hints. A batch may hold an event of a descriptor
+// that was closed meanwhile and whose number a new connection already has, so
+// only what read, write or SO_ERROR answer may decide a connection's fate.
+package poll
+
+// Events says what a descriptor may be ready for.
+type Events uint8
+
+const (
+	Readable Events = 1 << iota
+	Writable
+	// Hangup is an error, a reset or a hang-up. Reading or writing tells which.
+	Hangup
+)
+
+// Handler receives what a Poller sees, on the goroutine that is in Run.
+type Handler interface {
+	// Ready reports a registered descriptor.
+	Ready(fd int, ev Events)
+	// Woken follows at least one Wake since the last Woken.
+	Woken()
+	// Expired follows the armed time. It may come for a time that was armed
+	// earlier and replaced since.
+	Expired()
+}
+
+// Poller watches descriptors for one loop. Only Wake may be called by another
+// goroutine than the one in Run.
+type Poller interface {
+	// Add watches fd for reading, hang-up and errors.
+	Add(fd int) error
+	// AddWrite watches fd for writing only: an outgoing connection that is
+	// being established.
+	AddWrite(fd int) error
+	// Writing turns the interest in writing on or off, for a descriptor that
+	// is watched for reading. Reading stays on.
+	Writing(fd int, on bool) error
+	// Pause stops reports of arriving data, while resets, hang-ups and room to
+	// write are still reported. Where the system cannot drop read interest
+	// (kqueue), reports may go on and the caller ignores them.
+	Pause(fd int) error
+	// Resume undoes Pause; writing tells whether room to write is wanted too.
+	// Data that came meanwhile is reported, or, where EdgeTriggered, is the
+	// caller's to read.
+	Resume(fd int, writing bool) error
+	// Remove forgets fd, which stays open. Closing a descriptor removes it, too.
+	Remove(fd int) error
+
+	// EdgeTriggered reports whether readiness is told once per arrival instead
+	// of as long as it lasts: the caller must read until there is nothing left.
+	EdgeTriggered() bool
+
+	// Arm replaces the time of the one-shot timer, in nanoseconds on the
+	// engine's monotonic clock. A time that has passed expires at once.
+	Arm(at int64) error
+	// Wake makes Woken run soon. Calls made before it ran share that one run.
+	// Safe from any goroutine until Close; not after.
+	Wake() error
+
+	// Run reports to h until Stop is called from within h, and then returns
+	// nil. After a Goexit within h ended its goroutine, Run may be called
+	// again from another; edge-triggered reports of the interrupted batch are
+	// lost, so the caller calls Wake and looks at every such descriptor.
+	Run(h Handler) error
+	// Stop makes Run return. Called from within h.
+	Stop()
+	// Close frees the poller's own descriptors, after Run returned or if it
+	// never ran. Descriptors given to Add stay open.
+	Close() error
+}

@@ -1,0 +1,164 @@
+package sim
+
+import "github.com/pulsewheel/pulsewheel/engine/internal/sys"
+
+// packet is what travels between two sockets.
+type packet struct {
+	from, to *sock
+	kind     packetKind
+	data     []byte
+	acked    int64 // bytes received
+	edge     int64 // bytes there is room for, counted from the beginning
+	fin      bool  // FIN received
+}
+
+type packetKind uint8
+
+const (
+	synAck packetKind = iota
+	handshakeAck
+	data
+	ack
+	fin
+	rst
+)
+
+func (k packetKind) String() string {
+	return [...]string{"SYN ACK", "handshake ACK", "data", "ACK", "FIN", "RST"}[k]
+}
+
+// xmit sends a packet to the other end, behind those sent before.
+func (w *World) xmit(s *sock, kind packetKind) *packet {
+	var p *packet
+	if n := len(w.freePackets); n > 0 {
+		p = w.freePackets[n-1]
+		w.freePackets = w.freePackets[:n-1]
+	} else {
+		p = new(packet)
+	}
+	s.told = s.rcvd + int64(s.rcvCap-s.rcv.len())
+	*p = packet{
+		from: s, to: s.other, kind: kind, data: p.data[:0],
+		acked: s.rcvd, edge: s.told, fin: s.finIn,
+	}
+	s.arrival = max(s.arrival, w.now+s.link.delay(w))
+	w.push(s.arrival, p)
+	return p
+}
+
+func (w *World) free(p *packet) {
+	const most = 1024
+	if len(w.freePackets) < most {
+		p.from, p.to = nil, nil
+		w.freePackets = append(w.freePackets, p)
+	}
+}
+
+func (p *packet) act(w *World, _ entry) {
+	from, to := p.from, p.to
+	if from.host.unplugged || to.host.unplugged {
+		w.free(p)
+		return
+	}
+	if cut := max(from.host.cutUntil, to.host.cutUntil); cut > w.now && from.host != to.host {
+		// Lost and sent again; what was sent later comes later.
+		rto := 200e6 + w.rng.Int64N(1e9)
+		from.arrival = max(from.arrival, cut+rto)
+		w.push(from.arrival, p)
+		return
+	}
+	if to.gone {
+		if to.rebootAt != 0 && w.now >= to.rebootAt && p.kind != rst {
+			w.xmit(to, rst) // a machine that knows nothing of this connection
+		}
+		w.free(p)
+		return
+	}
+	w.trace.packet(w.now, p)
+	to.receive(p)
+	w.free(p)
+}
+
+func (s *sock) receive(p *packet) {
+	w := s.w
+	switch p.kind {
+	case synAck:
+		if !s.connecting {
+			s.other = p.from
+			w.xmit(s, rst)
+			return
+		}
+		s.connecting = false
+		s.other = p.from
+		s.edge = p.edge
+		s.heard = w.now
+		w.xmit(s, handshakeAck)
+		s.notify(out)
+		s.transmit()
+		return
+	case rst:
+		s.reset()
+		return
+	case handshakeAck:
+		if s.embryo != nil {
+			s.embryo.established(s)
+		} else if s.group.accept != nil && !s.dead {
+			s.peer = &Peer{w: w, s: s, accept: s.group.accept}
+			s.peer.kick()
+		}
+		return
+	}
+	if s.dead {
+		// The connection is unknown here by now.
+		if p.kind != ack {
+			w.xmit(s, rst)
+		}
+		return
+	}
+	s.heard = w.now
+	if p.acked > s.acked || p.fin && s.finSent && !s.finAcked {
+		s.progress = w.now
+	}
+	s.acked = max(s.acked, p.acked)
+	s.edge = max(s.edge, p.edge)
+	s.finAcked = s.finAcked || p.fin && s.finSent
+	s.transmit()
+	if s.noSpace && s.spacious() && !s.finOut {
+		s.noSpace = false
+		s.notify(out)
+	}
+	switch p.kind {
+	case data:
+		if s.orphan {
+			w.counts[cLateData]++
+			s.abort()
+			return
+		}
+		s.rcv.push(p.data)
+		s.rcvd += int64(len(p.data))
+		w.xmit(s, ack)
+		s.notify(in)
+	case fin:
+		s.finIn = true
+		w.xmit(s, ack)
+		s.notify(in | rdhup | hup)
+	}
+}
+
+// reset is tcp_reset: what arrived can still be read, what was to be sent is
+// lost.
+func (s *sock) reset() {
+	switch {
+	case s.dead:
+	case s.finIn && s.finOut && s.finAcked:
+		// Closed in both directions (TIME_WAIT): nothing to tell.
+	case s.finIn && !s.finOut:
+		s.w.counts[cBrokenPipe]++
+		s.die(sys.EPIPE)
+	case s.connecting:
+		s.die(sys.ECONNRESET)
+	default:
+		s.w.counts[cReset]++
+		s.die(sys.ECONNRESET)
+	}
+}

@@ -1,0 +1,413 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/engine/internal/poll"
+	"github.com/pulsewheel/pulsewheel/timingwheel"
+)
+
+const (
+	readBufferSize = 64 << 10
+	// mailBatch is how many letters one wake-up serves; what is left wakes the
+	// loop again through the poller, so that I/O gets its turn.
+	mailBatch = 256
+	// drainBatches bounds how many batches of connections are still accepted
+	// before a listener closes.
+	drainBatches = 64
+	// never is a time that does not come.
+	never = math.MaxInt64
+)
+
+// Loop is one event loop: a goroutine, a poller, and the connections it owns.
+// Unless a field says otherwise it belongs to that goroutine; others get in
+// through the mailbox.
+type Loop struct {
+	// Set once.
+	core   *core
+	index  int
+	poller poll.Poller
+	mail   mailbox
+	empty  chan struct{} // closed when the loop drains and has no connection left
+
+	// Atomic.
+	load  atomic.Int64 // connections, for balance
+	stats loopStats
+
+	// The clock, read once per event.
+	now     int64 // monotonic ns
+	beat    int64 // the same, less the time during which the loop was stalled
+	stalled int64
+	stall   stallMeter
+	tick    int64 // ns
+
+	// Timers.
+	wheel  *timingwheel.Wheel
+	armed  int64 // what the poller's timer is set to; never: it is not
+	timers timerSlab
+	due    []dueItem // what fired and is to be served, from dueNext on
+	// dueNext and batchNext outlive a Goexit, so that the next goroutine goes
+	// on with what follows.
+	dueNext int
+
+	batch     []letter // taken from the mailbox, to be served from batchNext on
+	batchNext int
+
+	listeners  []*listener
+	readBuffer []byte
+	running    *Conn // whose callback runs, or ran last
+	draining   bool
+	stopping   bool
+	stopped    bool
+	fire       func(timingwheel.Timer, uint32) uint64 // l.fired, bound once
+}
+
+func newLoop(co *core, index int) (*Loop, error) {
+	poller, err := co.kernel.OpenPoller()
+	if err != nil {
+		return nil, err
+	}
+	l := &Loop{
+		core: co, index: index, poller: poller,
+		empty: make(chan struct{}),
+		tick:  int64(co.limits.Tick),
+		armed: never,
+	}
+	l.mail.wake = poller.Wake
+	l.fire = l.fired
+	l.now = co.kernel.Now()
+	l.beat = l.now
+	l.stall = stallMeter{cap: int64(max(co.limits.StallCap, 0))}
+	l.wheel = timingwheel.New(uint64(l.now / l.tick))
+	return l, nil
+}
+
+// run is the loop's goroutine. A Goexit in a callback ends a goroutine whatever
+// we do; then another one runs on.
+func (l *Loop) run(takesOver bool) {
+	returned := false
+	defer func() {
+		if !returned {
+			go l.run(true)
+		}
+	}()
+	if takesOver {
+		l.takeOver()
+	} else {
+		l.readBuffer = make([]byte, readBufferSize)
+	}
+	err := l.poller.Run(l)
+	returned = true
+	l.end(err)
+}
+
+// takeOver goes on where another goroutine was ended by Goexit: with the
+// connection whose callback it was, and with everything that the poller may
+// have had in hand. Reports that last are repeated; the wake-up, the timer and
+// edge-triggered reports are not.
+func (l *Loop) takeOver() {
+	l.readClock()
+	if c := l.running; c != nil {
+		l.finish(c)
+	}
+	l.mail.rearm()
+	l.mail.poke()
+	if l.poller.EdgeTriggered() {
+		l.core.conns.all(func(c *Conn) bool {
+			if c.loop == l {
+				l.turn(c, poll.Readable|poll.Writable)
+			}
+			return true
+		})
+		for _, ln := range l.listeners {
+			l.accept(ln)
+		}
+	} else {
+		l.core.conns.all(func(c *Conn) bool {
+			if c.loop == l && c.paused {
+				l.turn(c, poll.Readable|poll.Writable)
+			}
+			return true
+		})
+	}
+	if l.draining {
+		l.drain()
+	}
+	if l.stopping {
+		l.mail.post(letter{f: l.stop})
+	}
+	l.advance()
+}
+
+// end frees everything after the poller has stopped.
+func (l *Loop) end(err error) {
+	if err != nil {
+		l.core.log.Error("event loop failed", "loop", l.index, "err", err)
+		l.mail.mu.Lock()
+		l.mail.closed = true
+		l.mail.mu.Unlock()
+		l.core.conns.all(func(c *Conn) bool {
+			if c.loop == l {
+				c.kill(Unknown, fmt.Errorf("event loop failed: %w", err))
+				l.finish(c)
+			}
+			return true
+		})
+		l.draining = true
+		l.noteEmpty()
+		select {
+		case l.core.failed <- fmt.Errorf("engine: loop %d: %w", l.index, err):
+		default:
+		}
+	}
+	l.release()
+	l.core.running.Done()
+}
+
+// release closes the descriptors of a loop that does not run.
+func (l *Loop) release() {
+	for _, ln := range l.listeners {
+		l.closeListener(ln)
+	}
+	l.listeners = nil
+	_ = l.poller.Close()
+}
+
+// readClock begins an event. A timer that is overdue shows that the loop was
+// stalled; that time is taken out of the beat, by which peers are judged.
+func (l *Loop) readClock() {
+	l.now = l.core.kernel.Now()
+	if l.now-l.armed > l.tick {
+		excluded, excess := l.stall.note(l.armed, l.now, l.tick)
+		l.stalled += excluded
+		if excluded+excess > 0 {
+			l.stats.stalled.Add(excluded)
+			l.stats.stallExcess.Add(excess)
+		}
+	}
+	l.beat = max(l.beat, l.now-l.stalled)
+}
+
+// Ready serves one event of a descriptor. It is part of poll.Handler.
+func (l *Loop) Ready(fd int, ev poll.Events) {
+	l.readClock()
+	if c := l.core.conns.at(fd); c != nil {
+		// A connection of another loop has got the number of one of ours that
+		// was closed while its event waited in our poller's batch.
+		if c.loop == l {
+			l.turn(c, ev)
+		}
+		return
+	}
+	for _, ln := range l.listeners {
+		if ln.fd == fd {
+			l.accept(ln)
+			return
+		}
+	}
+}
+
+// Woken serves the mailbox. It is part of poll.Handler.
+func (l *Loop) Woken() {
+	l.readClock()
+	if l.batchNext < len(l.batch) {
+		l.mail.rearm() // this was the wake-up for what was left
+	} else {
+		l.batch, l.batchNext = l.mail.take(l.batch), 0
+	}
+	for served := 0; l.batchNext < len(l.batch) && !l.stopped; served++ {
+		if served == mailBatch {
+			l.mail.poke()
+			return
+		}
+		x := l.batch[l.batchNext]
+		l.batch[l.batchNext] = letter{}
+		l.batchNext++
+		l.deliver(x)
+	}
+}
+
+func (l *Loop) deliver(x letter) {
+	switch {
+	case x.c == nil:
+		l.call(nil, x.f)
+	case x.f != nil:
+		x.c.state.Or(scheduled)
+		l.call(x.c, x.f)
+		l.finish(x.c)
+	case x.c.hungry:
+		x.c.hungry = false
+		l.turn(x.c, poll.Readable)
+	default:
+		l.finish(x.c)
+	}
+}
+
+// turn serves an event of c: input, then output, then the end if it has come.
+// Meanwhile c counts as scheduled, so that what its callbacks send to it waits
+// for the one write at the end.
+func (l *Loop) turn(c *Conn, ev poll.Events) {
+	c.state.Or(scheduled)
+	l.serve(c, ev)
+	l.finish(c)
+}
+
+// finish settles c, and reads it to its end if writing has failed: what the
+// peer had sent before is still delivered.
+func (l *Loop) finish(c *Conn) {
+	for l.settle(c) {
+		c.state.Or(scheduled)
+		l.serve(c, poll.Readable)
+	}
+}
+
+// serve handles an event's input, containing what goes wrong in callbacks.
+func (l *Loop) serve(c *Conn, ev poll.Events) {
+	l.running = c
+	returned := false
+	defer func() {
+		if !returned {
+			l.contain(c, recover())
+		}
+	}()
+	c.handle(ev)
+	returned = true
+}
+
+// call runs f as a callback of c, which may be nil.
+func (l *Loop) call(c *Conn, f func()) {
+	l.running = c
+	returned := false
+	defer func() {
+		if !returned {
+			l.contain(c, recover())
+		}
+	}()
+	f()
+	returned = true
+}
+
+// contain limits a panic, or a Goexit (for which there is nothing to
+// recover), to the connection whose callback it was.
+func (l *Loop) contain(c *Conn, panicked any) {
+	err := errGoexit
+	if panicked != nil {
+		err = fmt.Errorf("panic: %v", panicked)
+	}
+	l.stats.panics.Add(1)
+	if c == nil {
+		l.core.log.Error("a posted function or timer failed", "err", err, "stack", string(debug.Stack()))
+		return
+	}
+	l.core.log.Error("a callback failed", "conn", uint64(c.id), "remote", c.remote.String(), "err", err, "stack", string(debug.Stack()))
+	c.kill(Panic, err)
+}
+
+// Post runs f on the loop, after everything posted before by the same
+// goroutine. It returns ErrClosed once the loop has ended.
+func (l *Loop) Post(f func()) error {
+	if !l.mail.post(letter{f: f}) {
+		return ErrClosed
+	}
+	return nil
+}
+
+// drain begins the loop's shutdown: no more listeners, and every connection
+// ends once what was sent to it is delivered. It may be repeated.
+func (l *Loop) drain() {
+	l.draining = true
+	for _, ln := range l.listeners {
+		// Whom the kernel accepted already would otherwise be reset.
+		for range drainBatches {
+			if !l.accept(ln) {
+				break
+			}
+		}
+		l.closeListener(ln)
+	}
+	l.listeners = nil
+	l.core.conns.all(func(c *Conn) bool {
+		if c.loop == l {
+			c.goAway()
+			c.beginDrain(Shutdown, nil)
+			l.finish(c)
+		}
+		return true
+	})
+	l.noteEmpty()
+}
+
+// noteEmpty tells a shutdown that waits when the last connection is gone.
+func (l *Loop) noteEmpty() {
+	if l.draining && l.load.Load() == 0 {
+		select {
+		case <-l.empty:
+		default:
+			close(l.empty)
+		}
+	}
+}
+
+// stop resets what connections are left, serves the mailbox to its end and
+// ends the loop.
+func (l *Loop) stop() {
+	l.stopping = true
+	l.core.conns.all(func(c *Conn) bool {
+		if c.loop == l {
+			c.hard = true
+			c.kill(Shutdown, nil)
+			l.finish(c)
+		}
+		return true
+	})
+	if l.batchNext < len(l.batch) || !l.mail.closeIfEmpty() {
+		// Later, after what is in the mailbox.
+		l.mail.post(letter{f: l.stop})
+		return
+	}
+	l.stopped = true
+	l.poller.Stop()
+}
+
+// stallMeter measures for how long the loop did not get to run, within a
+// budget per window: a peer must not live for ever because we keep stalling.
+type stallMeter struct {
+	cap       int64 // ns a window
+	left      int64 // of the current window's budget
+	windowEnd int64
+	noted     int64 // up to when stalls were counted
+}
+
+// note accounts for a timer that was armed for a time and is overdue at now.
+// It returns what is excluded from peers' time, and what went over the budget.
+func (s *stallMeter) note(armed, now, tick int64) (excluded, excess int64) {
+	late := now - max(armed, s.noted)
+	if late <= tick {
+		return 0, 0
+	}
+	s.noted = now
+	if now >= s.windowEnd {
+		s.left = s.cap
+		s.windowEnd = now + int64(stallWindow)
+	}
+	excluded = min(late, s.left)
+	s.left -= excluded
+	return excluded, late - excluded
+}
+
+// lag is how late the timer ran, in ns.
+func (l *Loop) noteLag(late int64) {
+	if late > 0 {
+		l.stats.lagMax.Store(max(l.stats.lagMax.Load(), late))
+	}
+}
+
+// Index returns the loop's number, from 0.
+func (l *Loop) Index() int { return l.index }
+
+// Now returns the time of the event that is being served. Call it on the loop.
+func (l *Loop) Now() time.Duration { return time.Duration(l.now) }

@@ -1,0 +1,182 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
+)
+
+const (
+	// levelReads bounds what one event reads where the poller reports again;
+	// edgeReads where it does not, and the loop must remind itself.
+	levelReads = 4
+	edgeReads  = 16
+)
+
+// readInput reads what has come and delivers its frames. toEnd: the peer has
+// hung up, so there is an end to be found behind the data.
+func (c *Conn) readInput(toEnd bool) {
+	l := c.loop
+	edge := l.poller.EdgeTriggered()
+	reads := levelReads
+	if edge {
+		reads = edgeReads
+	}
+	for range reads {
+		space, held := c.space()
+		n, err := l.core.kernel.Read(int(c.fd), space[held:])
+		if err != nil {
+			if !errors.Is(err, sys.EAGAIN) {
+				c.inputFailed(err)
+			} else if c.ending != nil && c.ending.broken != nil {
+				c.inputFailed(c.ending.broken) // that was all the peer had sent
+			}
+			return
+		}
+		if n == 0 {
+			c.inputEnded()
+			return
+		}
+		c.heart.Read(l.beat)
+		l.stats.bytesIn.Add(uint64(n))
+		if c.phase == open {
+			c.received(space[:held+n])
+			if c.deaf() {
+				return
+			}
+		}
+		if held+n < len(space) && !toEnd {
+			return
+		}
+	}
+	if edge && !c.hungry {
+		c.hungry = true
+		l.mail.post(letter{c: c})
+	}
+}
+
+// space returns where to read to, and how many bytes are there already: the
+// beginning of a frame, copied to the front of the loop's buffer, or left in
+// place if the whole frame would not fit there.
+func (c *Conn) space() (space []byte, held int) {
+	in := c.in
+	buffer := c.loop.readBuffer
+	switch {
+	case in == nil || c.phase != open:
+		return buffer, 0
+	case in.need <= len(buffer)/2:
+		return buffer, copy(buffer, in.b)
+	}
+	in.reserve()
+	return in.b[:cap(in.b)][:min(cap(in.b), in.need)], len(in.b)
+}
+
+// received delivers the whole frames in b and keeps what is left.
+func (c *Conn) received(b []byte) {
+	rest, need := c.deliver(b)
+	if c.deaf() || len(rest) == 0 {
+		c.dropInbox()
+		return
+	}
+	c.in = c.in.keep(rest, need)
+}
+
+// deaf reports whether input is no longer delivered: the connection is to end,
+// and not merely because writing has failed.
+func (c *Conn) deaf() bool {
+	return c.ending != nil && (c.ending.now || c.ending.broken == nil) || c.state.Load()&closing != 0
+}
+
+func (c *Conn) dropInbox() {
+	if c.in != nil {
+		c.in.release()
+		c.in = nil
+	}
+}
+
+// deliver decodes frames in place and hands them on, until there is no whole
+// one left or the connection is to end. It returns what it did not use and how
+// many bytes the codec wants to see.
+func (c *Conn) deliver(b []byte) (rest []byte, need int) {
+	h := c.profile.handler
+	messages := uint64(0)
+	defer func() { c.loop.stats.messagesIn.Add(messages) }()
+	for len(b) > 0 {
+		f, n, need, err := c.codec.Decode(b)
+		switch {
+		case err != nil:
+			reason := reasonOfError(err)
+			if reason == Unknown {
+				reason = ProtocolError
+			}
+			c.kill(reason, err)
+			return nil, 0
+		case n == 0 && need > len(b):
+			return b, need
+		case n <= 0 || n > len(b):
+			c.kill(ProtocolError, fmt.Errorf("codec %T consumed %d of %d bytes and needs %d", c.codec, n, len(b), need))
+			return nil, 0
+		}
+		b = b[n:]
+		switch f.Kind {
+		case codec.Data:
+			messages++
+			if h.Message != nil {
+				h.Message(c, f.Payload)
+			}
+		case codec.Ping, codec.Pong:
+			c.heard(f)
+		default:
+			if h.Frame != nil {
+				h.Frame(c, f)
+			}
+		}
+		if c.deaf() {
+			return nil, 0
+		}
+	}
+	return nil, 0
+}
+
+// inputEnded serves the peer's end of stream. What was sent so far still goes
+// out.
+func (c *Conn) inputEnded() {
+	c.eof = true
+	var err error
+	if c.in != nil {
+		err = fmt.Errorf("%w within a frame", io.ErrUnexpectedEOF)
+	}
+	switch {
+	case c.ending != nil && c.ending.broken != nil:
+		c.kill(c.ending.reason, c.ending.broken)
+	case c.phase == open:
+		c.beginDrain(PeerClosed, err)
+	case c.phase == lingering:
+		c.kill(c.ending.reason, nil)
+	}
+	if c.phase == flushing {
+		// Level-triggered, the end of stream would be reported again and again.
+		c.pauseReading()
+	}
+}
+
+func (c *Conn) inputFailed(err error) {
+	if c.ending != nil && c.ending.broken != nil {
+		err = c.ending.broken // the first error is the cause
+	}
+	c.kill(reasonOfError(err), err)
+}
+
+func (c *Conn) pauseReading() {
+	if c.paused {
+		return
+	}
+	c.paused = true
+	c.blocked = false
+	if err := c.loop.poller.Pause(int(c.fd)); err != nil {
+		c.kill(Unknown, err)
+	}
+}

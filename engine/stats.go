@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Stats is what an engine has counted since it began.
+type Stats struct {
+	// Total sums the loops; of Lag it is the largest.
+	Total LoopStats
+	// Loops holds the counts of each loop.
+	Loops []LoopStats
+}
+
+// LoopStats is what one loop has counted. Opened = Closed + Open holds for
+// connections at rest.
+type LoopStats struct {
+	Open   int64  // connections now, those being established included
+	Opened uint64 // connections whose Open was called
+	Closed uint64 // connections whose end was reported
+	// Reasons counts the closed connections by reason.
+	Reasons map[Reason]uint64
+
+	MessagesIn uint64 // data frames received
+	FramesOut  uint64 // frames of any kind handed to the kernel whole
+	BytesIn    uint64
+	BytesOut   uint64
+	Pings      uint64 // heartbeats sent unasked
+	PingsIn    uint64 // heartbeats received, other than answers
+	PongsIn    uint64 // answers received
+
+	AcceptErrors uint64 // failed accepts
+	Parks        uint64 // how often a listener waited for room or resources
+	Panics       uint64 // callbacks that panicked or called Goexit
+
+	Lag         time.Duration // the latest that the timer ever ran
+	Stalled     time.Duration // time that did not count against peers, because the loop did not run
+	StallExcess time.Duration // the like, which did count: it was more than StallCap
+}
+
+// loopStats is written by one loop and read by anyone.
+type loopStats struct {
+	opened     atomic.Uint64
+	closed     [numReasons]atomic.Uint64
+	messagesIn atomic.Uint64
+	framesOut  atomic.Uint64
+	bytesIn    atomic.Uint64
+	bytesOut   atomic.Uint64
+	pings      atomic.Uint64
+	pingsIn    atomic.Uint64
+	pongsIn    atomic.Uint64
+
+	acceptErrors atomic.Uint64
+	parks        atomic.Uint64
+	panics       atomic.Uint64
+
+	lagMax      atomic.Int64
+	stalled     atomic.Int64
+	stallExcess atomic.Int64
+}
+
+func (l *Loop) snapshot() LoopStats {
+	s := &l.stats
+	out := LoopStats{
+		Open:         l.load.Load(),
+		Reasons:      make(map[Reason]uint64),
+		MessagesIn:   s.messagesIn.Load(),
+		FramesOut:    s.framesOut.Load(),
+		BytesIn:      s.bytesIn.Load(),
+		BytesOut:     s.bytesOut.Load(),
+		Pings:        s.pings.Load(),
+		PingsIn:      s.pingsIn.Load(),
+		PongsIn:      s.pongsIn.Load(),
+		AcceptErrors: s.acceptErrors.Load(),
+		Parks:        s.parks.Load(),
+		Panics:       s.panics.Load(),
+		Lag:          time.Duration(s.lagMax.Load()),
+		Stalled:      time.Duration(s.stalled.Load()),
+		StallExcess:  time.Duration(s.stallExcess.Load()),
+	}
+	for r := range s.closed {
+		if n := s.closed[r].Load(); n > 0 {
+			out.Reasons[Reason(r)] = n
+			out.Closed += n
+		}
+	}
+	out.Opened = s.opened.Load()
+	return out
+}
+
+func (co *core) stats() Stats {
+	st := Stats{Total: LoopStats{Reasons: make(map[Reason]uint64)}}
+	t := &st.Total
+	for _, l := range co.loops {
+		s := l.snapshot()
+		st.Loops = append(st.Loops, s)
+		t.Open += s.Open
+		t.Opened += s.Opened
+		t.Closed += s.Closed
+		for r, n := range s.Reasons {
+			t.Reasons[r] += n
+		}
+		t.MessagesIn += s.MessagesIn
+		t.FramesOut += s.FramesOut
+		t.BytesIn += s.BytesIn
+		t.BytesOut += s.BytesOut
+		t.Pings += s.Pings
+		t.PingsIn += s.PingsIn
+		t.PongsIn += s.PongsIn
+		t.AcceptErrors += s.AcceptErrors
+		t.Parks += s.Parks
+		t.Panics += s.Panics
+		t.Lag = max(t.Lag, s.Lag)
+		t.Stalled += s.Stalled
+		t.StallExcess += s.StallExcess
+	}
+	return st
+}
