@@ -135,10 +135,10 @@ func (l Limits) withDefaults(files int) (Limits, error) {
 // profile is what a listener's or a client's connections have in common,
 // checked and ready for use.
 type profile struct {
-	codec    codec.Codec
-	plan     *heartbeat.Plan
-	handler  *Handler
-	directed bool
+	codec   codec.Codec
+	format  codec.Properties
+	plan    *heartbeat.Plan
+	handler *Handler
 }
 
 func newProfile(f codec.Factory, liveness heartbeat.Config, side codec.Side, h *Handler) (*profile, error) {
@@ -160,7 +160,7 @@ func newProfile(f codec.Factory, liveness heartbeat.Config, side codec.Side, h *
 	if err != nil {
 		return nil, err
 	}
-	return &profile{codec: c, plan: plan, handler: h, directed: props.Directed}, nil
+	return &profile{codec: c, format: props, plan: plan, handler: h}, nil
 }
 
 // parseListeners checks what can be checked before anything is opened.

@@ -20,6 +20,19 @@ func serve(t testing.TB, cfg engine.Config) *engine.Server {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	srv, err := engine.Listen(cfg)
+	return serving(t, srv, err)
+}
+
+// serveOn is serve on a kernel that counts.
+func serveOn(t testing.TB, k *engine.CountingKernel, cfg engine.Config) *engine.Server {
+	t.Helper()
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	srv, err := engine.ListenOn(k, cfg)
+	return serving(t, srv, err)
+}
+
+func serving(t testing.TB, srv *engine.Server, err error) *engine.Server {
+	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,11 +11,15 @@ import (
 // for a question.
 func (c *Conn) heard(f codec.Frame) {
 	l := c.loop
-	plan := c.profile.plan
-	if f.Kind == codec.Pong || !c.profile.directed && !plan.Answers() {
+	plan, format := c.profile.plan, &c.profile.format
+	if f.Kind == codec.Pong || format.Answered && !format.Directed && !plan.Answers() {
 		l.stats.pongsIn.Add(1)
 		beat := c.codec.Beat(f.Kind, f.Payload)
-		c.heart.Answer(plan, l.beat, beat.Stamp, beat.HasStamp)
+		stamp := beat.Stamp
+		if mine := c.heart.Stamp(); stamp == mine&format.StampMask {
+			stamp = mine // as much of it as the format brings back
+		}
+		c.heart.Answer(plan, l.beat, stamp, beat.HasStamp)
 		return
 	}
 	l.stats.pingsIn.Add(1)

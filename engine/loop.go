@@ -214,14 +214,12 @@ func (l *Loop) Ready(fd int, ev poll.Events) {
 // Woken serves the mailbox. It is part of poll.Handler.
 func (l *Loop) Woken() {
 	l.readClock()
-	if l.batchNext < len(l.batch) {
-		l.mail.rearm() // this was the wake-up for what was left
-	} else {
-		l.batch, l.batchNext = l.mail.take(l.batch), 0
-	}
-	for served := 0; l.batchNext < len(l.batch) && !l.stopped; served++ {
-		if served == mailBatch {
-			l.mail.poke()
+	l.mail.rearm() // before the mailbox is looked at: who posts from now on wakes again
+	for range mailBatch {
+		if l.batchNext == len(l.batch) {
+			l.batch, l.batchNext = l.mail.take(l.batch), 0
+		}
+		if l.batchNext == len(l.batch) || l.stopped {
 			return
 		}
 		x := l.batch[l.batchNext]
@@ -229,6 +227,7 @@ func (l *Loop) Woken() {
 		l.batchNext++
 		l.deliver(x)
 	}
+	l.mail.poke()
 }
 
 func (l *Loop) deliver(x letter) {

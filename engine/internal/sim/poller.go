@@ -118,7 +118,7 @@ func (t *turn) act(w *World, e entry) {
 	w.mu.Lock()
 	w.running = nil
 	w.settle()
-	if p.exited && w.cfg.Settle == nil {
+	for p.exited && w.cfg.Settle == nil {
 		w.mu.Unlock()
 		p.awaitHeir()
 		w.mu.Lock()
@@ -144,6 +144,7 @@ func (p *poller) awaitHeir() {
 	case <-late.C:
 		p.w.mu.Lock()
 		p.w.violation("%s: nobody called Run again after a Goexit in loop %d", p.k.name, p.index)
+		p.exited = false
 		p.w.mu.Unlock()
 	}
 }

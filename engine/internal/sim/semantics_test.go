@@ -345,7 +345,7 @@ func TestSemantics(t *testing.T) {
 				k := w.Machine(sim.Machine{Name: "m"})
 				b := &bench{
 					TB: t, k: k, fds: make(map[int]bool),
-					pass:  func() { w.RunFor(2 * time.Millisecond) },
+					pass:  func() { w.RunFor(500 * time.Microsecond) },
 					start: w.Start,
 				}
 				t.Cleanup(func() {

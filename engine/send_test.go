@@ -1,0 +1,323 @@
+package engine_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/engine"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+// Many goroutines send to many connections: each one's messages arrive whole
+// and in its own order.
+func TestSendFromAnyGoroutine(t *testing.T) {
+	const connections, senders, each = 8, 8, 300
+	opened := new(conns)
+	cfg := listenOne(engine.Handler{Open: opened.open}, heartbeat.Relaxed())
+	cfg.Loops = 2
+	cfg.Backlog.High = 16 << 20
+	srv := serve(t, cfg)
+	var received sync.WaitGroup
+	for range connections {
+		c := rawDial(t, srv)
+		received.Go(func() {
+			last := [senders]int{}
+			for range senders * each {
+				var b [4 + 4]byte
+				if _, err := io.ReadFull(c, b[:]); err != nil {
+					t.Error(err)
+					return
+				}
+				if binary.BigEndian.Uint32(b[:]) != 4<<8 {
+					t.Errorf("header % x", b[:4])
+					return
+				}
+				sender, seq := int(b[4]), int(b[5])<<8|int(b[6])
+				if seq != last[sender] {
+					t.Errorf("sender %d: message %d after %d", sender, seq, last[sender])
+					return
+				}
+				last[sender]++
+			}
+		})
+	}
+	all := opened.wait(t, connections)
+	var sent sync.WaitGroup
+	for s := range senders {
+		sent.Go(func() {
+			for seq := range each {
+				for _, c := range all {
+					if err := c.Send([]byte{byte(s), byte(seq >> 8), byte(seq), 0}); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	sent.Wait()
+	received.Wait()
+}
+
+// All that is sent during one turn leaves in one write.
+func TestOneWritePerTurn(t *testing.T) {
+	k := engine.NewCountingKernel()
+	cfg := listenOne(engine.Handler{Message: func(c *engine.Conn, p []byte) {
+		for i := range 10 {
+			_ = c.Send([]byte{byte(i)})
+		}
+	}}, heartbeat.Config{})
+	srv := serveOn(t, k, cfg)
+	c := rawDial(t, srv)
+	const turns = 20
+	for range turns {
+		var want []byte
+		for i := range 10 {
+			want = append(want, frame(t, codec.Data, []byte{byte(i)})...)
+		}
+		write(t, c, frame(t, codec.Data, nil))
+		expect(t, c, want)
+	}
+	if writes := k.Writes.Load(); writes != turns {
+		t.Errorf("%d writes for %d turns", writes, turns)
+	}
+}
+
+// What is sent to others during one turn costs each of them one write.
+func TestOneWritePerTurnForOthers(t *testing.T) {
+	k := engine.NewCountingKernel()
+	opened := new(conns)
+	const n = 10
+	cfg := listenOne(engine.Handler{
+		Open: opened.open,
+		Message: func(c *engine.Conn, p []byte) {
+			for range 5 {
+				for _, other := range opened.all {
+					_ = other.Send(p)
+				}
+			}
+		},
+	}, heartbeat.Config{})
+	cfg.Loops = 1
+	srv := serveOn(t, k, cfg)
+	var clients []net.Conn
+	for range n {
+		clients = append(clients, rawDial(t, srv))
+	}
+	opened.wait(t, n)
+	const turns = 10
+	message := frame(t, codec.Data, []byte("all"))
+	for range turns {
+		write(t, clients[0], message)
+		for _, c := range clients {
+			for range 5 {
+				expect(t, c, message)
+			}
+		}
+	}
+	if writes := k.Writes.Load(); writes != turns*n {
+		t.Errorf("%d writes, want %d", writes, turns*n)
+	}
+}
+
+// Above the high watermark Send refuses; below the low one Writable runs; every
+// message that was taken arrives, and no other.
+func TestBacklog(t *testing.T) {
+	writable := make(chan struct{}, 100)
+	opened := new(conns)
+	cfg := listenOne(engine.Handler{
+		Open:     opened.open,
+		Writable: func(c *engine.Conn) { writable <- struct{}{} },
+	}, heartbeat.Config{})
+	cfg.Backlog = engine.Backlog{High: 256 << 10, Low: 64 << 10}
+	srv := serve(t, cfg)
+	c := rawDial(t, srv)
+	_ = c.SetReadBuffer(16 << 10)
+	conn := opened.wait(t, 1)[0]
+
+	payload := make([]byte, 1000)
+	taken := 0
+	var err error
+	for stop := time.Now().Add(10 * time.Second); time.Now().Before(stop); {
+		binary.BigEndian.PutUint32(payload, uint32(taken))
+		if err = conn.Send(payload); err != nil {
+			// Within one turn the pending output alone may be at the mark; the
+			// kernel is full once it stays there.
+			time.Sleep(20 * time.Millisecond)
+			if err = conn.Send(payload); err != nil {
+				break
+			}
+		}
+		taken++
+	}
+	if !errors.Is(err, engine.ErrBacklog) {
+		t.Fatalf("Send to a peer that does not read: %v", err)
+	}
+	for len(writable) > 0 {
+		<-writable
+	}
+	for i := range taken {
+		b := make([]byte, 4+len(payload))
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatalf("message %d of %d: %v", i, taken, err)
+		}
+		if got := binary.BigEndian.Uint32(b[4:]); int(got) != i {
+			t.Fatalf("message %d in the place of %d", got, i)
+		}
+	}
+	select {
+	case <-writable:
+	case <-time.After(5 * time.Second):
+		t.Fatal("Writable did not run")
+	}
+	if err := conn.Send([]byte("again")); err != nil {
+		t.Errorf("Send after Writable: %v", err)
+	}
+	expect(t, c, frame(t, codec.Data, []byte("again")))
+}
+
+// An answer to a ping overtakes queued data, at a frame boundary.
+func TestPongOvertakesBacklog(t *testing.T) {
+	opened := new(conns)
+	cfg := listenOne(engine.Handler{Open: opened.open}, heartbeat.Config{})
+	cfg.Backlog.High = 8 << 20
+	srv := serve(t, cfg)
+	c := rawDial(t, srv)
+	_ = c.SetReadBuffer(16 << 10)
+	conn := opened.wait(t, 1)[0]
+	const size = 50_000
+	sent := 0
+	for conn.Send(make([]byte, size)) == nil {
+		sent++
+	}
+	eventually(t, "the kernel is full", func() bool {
+		out := srv.Stats().Total.BytesOut
+		time.Sleep(30 * time.Millisecond)
+		return srv.Stats().Total.BytesOut == out
+	})
+	ping := frame(t, codec.Ping, []byte("stamp678wait"))
+	for range 3 {
+		write(t, c, ping)
+	}
+	eventually(t, "the pings are in", func() bool { return srv.Stats().Total.PingsIn == 3 })
+	data, pongs, pongAt := 0, 0, 0
+	for data < sent {
+		var h [4]byte
+		if _, err := io.ReadFull(c, h[:]); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, int(h[0])<<16|int(h[1])<<8|int(h[2]))
+		if _, err := io.ReadFull(c, b); err != nil {
+			t.Fatal(err)
+		}
+		switch codec.Kind(h[3]) {
+		case codec.Data:
+			if len(b) != size {
+				t.Fatalf("a frame of %d bytes", len(b))
+			}
+			data++
+		case codec.Pong:
+			if string(b) != "stamp678wait" {
+				t.Fatalf("answer %q", b)
+			}
+			pongs++
+			pongAt = data
+		}
+	}
+	if pongs != 3 {
+		t.Errorf("%d answers", pongs)
+	}
+	if sent-pongAt < 10 {
+		t.Errorf("the answers came after %d of %d messages", pongAt, sent)
+	}
+}
+
+// Of a peer that vanishes with a backlog, what was not sent is counted.
+func TestUnsentIsCounted(t *testing.T) {
+	opened, cs := new(conns), newCloses()
+	srv := serve(t, listenOne(engine.Handler{Open: opened.open, Close: cs.note}, heartbeat.Config{}))
+	c := rawDial(t, srv)
+	_ = c.SetReadBuffer(16 << 10)
+	conn := opened.wait(t, 1)[0]
+	taken := 0
+	for refused := 0; refused < 5; {
+		if conn.Send(make([]byte, 10_000)) == nil {
+			taken++
+			refused = 0
+		} else {
+			refused++
+			time.Sleep(10 * time.Millisecond) // until the kernel takes no more either
+		}
+	}
+	arrived := 0
+	for range 10 {
+		if _, err := io.ReadFull(c, make([]byte, 10_004)); err != nil {
+			t.Fatal(err)
+		}
+		arrived++
+	}
+	_ = c.SetLinger(0)
+	_ = c.Close()
+	ev := cs.reason(t, engine.PeerReset).Evidence
+	if ev.Unsent == 0 || ev.Unsent > taken-arrived {
+		t.Errorf("%d messages taken, %d arrived, %d counted as unsent", taken, arrived, ev.Unsent)
+	}
+}
+
+// Posts and sends of one goroutine are served in order.
+func TestPostOrder(t *testing.T) {
+	opened := new(conns)
+	srv := serve(t, listenOne(engine.Handler{Open: opened.open}, heartbeat.Config{}))
+	_ = rawDial(t, srv)
+	conn := opened.wait(t, 1)[0]
+	const n = 5000 // more than one batch, and more than gnet's 1,024
+	var next atomic.Int64
+	done := make(chan struct{})
+	for i := range n {
+		f := func() {
+			if got := next.Add(1) - 1; got != int64(i) {
+				t.Errorf("post %d ran as number %d", i, got)
+			}
+			if i == n-1 {
+				close(done)
+			}
+		}
+		post := conn.Post
+		if i%2 == 1 {
+			post = conn.Loop().Post
+		}
+		if err := post(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-done
+}
+
+// A function that posts itself again does not keep the loop from I/O.
+func TestPostingForeverStarvesNobody(t *testing.T) {
+	srv := serve(t, listenOne(engine.Handler{Message: echo}, heartbeat.Config{}))
+	var stop atomic.Bool
+	defer stop.Store(true)
+	for _, l := range srv.Loops() {
+		var again func()
+		again = func() {
+			if !stop.Load() {
+				_ = l.Post(again)
+			}
+		}
+		_ = l.Post(again)
+	}
+	c := rawDial(t, srv)
+	for i := range 100 {
+		m := frame(t, codec.Data, fmt.Append(nil, i))
+		write(t, c, m)
+		expect(t, c, m)
+	}
+}

@@ -1,0 +1,89 @@
+package engine_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/engine"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+func TestAfterFunc(t *testing.T) {
+	srv := serve(t, listenOne(engine.Handler{}, heartbeat.Config{}))
+	l := srv.Loops()[0]
+	for _, d := range []time.Duration{-time.Second, 0, time.Millisecond, 25 * time.Millisecond, 130 * time.Millisecond} {
+		began := time.Now()
+		ran := make(chan time.Duration, 1)
+		timer := l.AfterFunc(d, func() { ran <- time.Since(began) })
+		select {
+		case took := <-ran:
+			if took < d {
+				t.Errorf("after %v: ran %v early", d, d-took)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("after %v: did not run", d)
+		}
+		if timer.Stop() {
+			t.Error("Stop stopped a timer that had run")
+		}
+	}
+}
+
+func TestAfterFuncStop(t *testing.T) {
+	srv := serve(t, listenOne(engine.Handler{}, heartbeat.Config{}))
+	l := srv.Loops()[0]
+	var ran, stopped atomic.Int64
+	for i := range 1000 {
+		timer := l.AfterFunc(time.Duration(i%40)*time.Millisecond, func() { ran.Add(1) })
+		if i%2 == 0 {
+			if timer.Stop() {
+				stopped.Add(1)
+			}
+		}
+	}
+	eventually(t, "every timer ran or was stopped", func() bool { return ran.Load()+stopped.Load() == 1000 })
+	time.Sleep(60 * time.Millisecond)
+	if n := ran.Load() + stopped.Load(); n != 1000 {
+		t.Errorf("%d timers ran or were stopped", n)
+	}
+	far := l.AfterFunc(1<<63-1, func() { t.Error("ran") })
+	if !far.Stop() {
+		t.Error("Stop did not stop a timer of 292 years")
+	}
+}
+
+// Every does not drift: after n periods it has run n times, whatever each run
+// took, and Stop ends it.
+func TestEvery(t *testing.T) {
+	srv := serve(t, listenOne(engine.Handler{}, heartbeat.Config{}))
+	l := srv.Loops()[0]
+	const period = 20 * time.Millisecond
+	began := time.Now()
+	runs := make(chan time.Duration, 1000)
+	timer := l.Every(period, func() { runs <- time.Since(began) })
+	for i := 1; i <= 20; i++ {
+		select {
+		case at := <-runs:
+			if at < time.Duration(i)*period {
+				t.Errorf("run %d came at %v", i, at)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("run %d did not come", i)
+		}
+	}
+	if !timer.Stop() {
+		t.Error("Stop: false")
+	}
+	if timer.Stop() {
+		t.Error("second Stop: true")
+	}
+	time.Sleep(3 * period)
+	for len(runs) > 0 {
+		<-runs
+	}
+	time.Sleep(3 * period)
+	if len(runs) > 0 {
+		t.Error("it runs on after Stop")
+	}
+}
