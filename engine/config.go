@@ -77,7 +77,7 @@ type Limits struct {
 // Backlog bounds one connection's output, in bytes.
 type Backlog struct {
 	// High: at or above it Send returns ErrBacklog. One message may go over
-	// it. 0: 1 MiB.
+	// it. 0: 1 MiB. At most 512 MiB.
 	High int
 	// Low: once the backlog falls below it after an ErrBacklog,
 	// Handler.Writable runs. 0: a quarter of High.
@@ -87,6 +87,7 @@ type Backlog struct {
 const (
 	defaultTick     = 10 * time.Millisecond
 	defaultHigh     = 1 << 20
+	maxHigh         = 1 << 29 // with one message above it, within an int32
 	defaultLinger   = 5 * time.Second
 	defaultDrain    = 10 * time.Second
 	defaultStallCap = time.Minute
@@ -109,7 +110,7 @@ func (l Limits) withDefaults(files int) (Limits, error) {
 	refuse(l.Tick != 0 && l.Tick < time.Millisecond, "Tick is %v, want at least 1ms", l.Tick)
 	l.Tick = cmp.Or(l.Tick, defaultTick)
 
-	refuse(l.Backlog.High < 0, "Backlog.High is %d, want at least 0", l.Backlog.High)
+	refuse(l.Backlog.High < 0 || l.Backlog.High > maxHigh, "Backlog.High is %d, want 0 to %d", l.Backlog.High, maxHigh)
 	l.Backlog.High = cmp.Or(l.Backlog.High, defaultHigh)
 	refuse(l.Backlog.Low < 0 || l.Backlog.Low > l.Backlog.High,
 		"Backlog.Low is %d, want 0 to High (%d)", l.Backlog.Low, l.Backlog.High)
@@ -143,7 +144,7 @@ type profile struct {
 
 func newProfile(f codec.Factory, liveness heartbeat.Config, side codec.Side, h *Handler) (*profile, error) {
 	if f == nil {
-		return nil, errors.New("Codec is missing")
+		return nil, errors.New("no Codec")
 	}
 	c, err := f.Codec()
 	if err != nil {
@@ -166,7 +167,7 @@ func newProfile(f codec.Factory, liveness heartbeat.Config, side codec.Side, h *
 // parseListeners checks what can be checked before anything is opened.
 func parseListeners(listeners []Listener, h *Handler) ([]sys.Addr, []*profile, error) {
 	if len(listeners) == 0 {
-		return nil, nil, errors.New("Listeners is empty")
+		return nil, nil, errors.New("no Listeners")
 	}
 	addrs := make([]sys.Addr, len(listeners))
 	profiles := make([]*profile, len(listeners))

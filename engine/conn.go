@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -46,7 +47,7 @@ type Conn struct {
 
 	mu      sync.Mutex
 	pending *outbuf // sent since the last flush
-	queued  int     // bytes in backlog
+	queued  int32   // bytes in backlog
 	starved bool    // Send returned ErrBacklog since the last Writable
 	value   any
 }
@@ -178,6 +179,9 @@ func (c *Conn) SendFrame(kind codec.Kind, payload []byte) error {
 
 // enqueue encodes a frame into the pending output.
 func (c *Conn) enqueue(kind codec.Kind, payload []byte) (err error) {
+	if len(payload) > maxHigh {
+		return fmt.Errorf("engine: message of %d bytes: %w", len(payload), codec.ErrTooLarge)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock() // even if an application's codec panics
 	if c.state.Load()&closing != 0 {
@@ -188,7 +192,7 @@ func (c *Conn) enqueue(kind codec.Kind, payload []byte) (err error) {
 		p = getOutbuf()
 		c.pending = p
 	}
-	if c.queued+len(p.b) >= c.loop.core.limits.Backlog.High {
+	if int(c.queued)+len(p.b) >= c.loop.core.limits.Backlog.High {
 		c.starved = true
 		return ErrBacklog
 	}
@@ -257,7 +261,7 @@ type Info struct {
 func (c *Conn) Info() Info {
 	l := c.loop
 	c.mu.Lock()
-	backlog := c.queued
+	backlog := int(c.queued)
 	if c.pending != nil {
 		backlog += len(c.pending.b)
 	}

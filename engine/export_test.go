@@ -2,6 +2,7 @@ package engine
 
 import (
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
 )
@@ -36,3 +37,6 @@ func (k *CountingKernel) Writev(fd int, bufs [][]byte) (int, error) {
 	k.Writes.Add(1)
 	return k.Kernel.Writev(fd, bufs)
 }
+
+// ConnSize is the size of a Conn in bytes.
+const ConnSize = unsafe.Sizeof(Conn{})

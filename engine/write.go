@@ -181,7 +181,7 @@ func (c *Conn) writeBacklog(b *backlog) error {
 		c.backlog = nil
 	}
 	c.mu.Lock()
-	c.queued = b.bytes
+	c.queued = int32(b.bytes)
 	starved := c.starved
 	c.mu.Unlock()
 	if starved {
@@ -213,7 +213,7 @@ func (c *Conn) watchWriting() error {
 // noteRoom runs Writable once the backlog has fallen below the low watermark.
 func (c *Conn) noteRoom() {
 	c.mu.Lock()
-	size := c.queued
+	size := int(c.queued)
 	if c.pending != nil {
 		size += len(c.pending.b)
 	}

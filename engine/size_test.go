@@ -1,0 +1,51 @@
+package engine_test
+
+import (
+	"io"
+	"runtime"
+	"testing"
+
+	"github.com/pulsewheel/pulsewheel/codec"
+	"github.com/pulsewheel/pulsewheel/engine"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
+)
+
+// A connection's own memory stays within its size class.
+func TestConnSize(t *testing.T) {
+	if size := engine.ConnSize; size > 240 {
+		t.Errorf("a Conn takes %d bytes", size)
+	}
+}
+
+// An echoed message and an answered heartbeat allocate nothing.
+func TestNoAllocations(t *testing.T) {
+	srv := serve(t, listenOne(engine.Handler{Message: echo}, heartbeat.Relaxed()))
+	c := rawDial(t, srv)
+	data := frame(t, codec.Data, make([]byte, 64))
+	ping := frame(t, codec.Ping, make([]byte, 12))
+	answer := make([]byte, max(len(data), len(ping)))
+	exchange := func(b []byte) {
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, answer[:len(b)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, b := range map[string][]byte{"data": data, "ping": ping} {
+		for range 100 {
+			exchange(b)
+		}
+		const n = 2000
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range n {
+			exchange(b)
+		}
+		runtime.ReadMemStats(&after)
+		// The pools of buffers may be emptied by a collection meanwhile.
+		if per := float64(after.Mallocs-before.Mallocs) / n; per > 0.1 {
+			t.Errorf("%s: %.2f allocations a frame", name, per)
+		}
+	}
+}
