@@ -15,8 +15,8 @@ func TestPresets(t *testing.T) {
 		worst  time.Duration
 		useful time.Duration
 	}{
-		{"Relaxed", heartbeat.Relaxed(), 40 * sec, 13 * sec},
-		{"Strict", heartbeat.Strict(), 9 * sec, 2500 * ms},
+		{"Relaxed", heartbeat.Relaxed(), 40 * sec, 12900 * ms},
+		{"Strict", heartbeat.Strict(), 9 * sec, 2400 * ms},
 		{"Realtime", heartbeat.Realtime(), 2 * sec, 300 * ms},
 	} {
 		c := tt.config
@@ -86,22 +86,22 @@ func TestTolerance(t *testing.T) {
 		{"idle limits alone", heartbeat.Config{IdleRead: sec}, 0, 0},
 		{"idle write alone", heartbeat.Config{IdleWrite: sec}, 0, 0},
 		{"idle all alone", heartbeat.Config{IdleAll: sec}, 0, 0},
-		// (40 s - 200 ms - 3×200 ms)/2 - 10 ms; 30 s - 400 ms - 10 ms is longer.
-		{"stream decides", heartbeat.Config{Interval: 10 * sec, Misses: 4}, 19590 * ms, 19590 * ms},
-		// 20 s - 10 s - 400 ms - 10 ms; (20 s - 800 ms)/2 - 10 ms is longer by 0; waiting: 20 s - 14 s - 410 ms
-		{"datagrams decide", heartbeat.Config{Interval: 14 * sec, Misses: 2, Retry: 10 * sec}, 9590 * ms, 5590 * ms},
+		// (40 s - 200 ms - 4×200 ms)/2 - 10 ms; 30 s - 400 ms - 10 ms is longer.
+		{"stream decides", heartbeat.Config{Interval: 10 * sec, Misses: 4}, 19490 * ms, 19490 * ms},
+		// Querying (20 s - 1 s)/2 - 10 ms; waiting 20 s - 14 s - 400 ms - 10 ms.
+		{"datagrams decide when waiting", heartbeat.Config{Interval: 14 * sec, Misses: 2, Retry: 10 * sec}, 9490 * ms, 5590 * ms},
 		{"single miss", heartbeat.Config{Interval: 10 * sec, Misses: 1}, 0, 0},
-		{"single long miss", heartbeat.Config{Interval: sec, Misses: 1, Retry: 10 * sec}, 0, 4590 * ms},
+		{"single long miss", heartbeat.Config{Interval: sec, Misses: 1, Retry: 10 * sec}, 0, 4490 * ms},
 		// W = IdleRead - Interval = 15 s: 15 s - 10 s - 410 ms.
 		{"idle read", heartbeat.Config{Interval: 10 * sec, Misses: 4, IdleRead: 25 * sec}, 4590 * ms, 4590 * ms},
 		{"idle read too short", heartbeat.Config{Interval: 10 * sec, Misses: 4, IdleRead: 20 * sec}, 0, 0},
-		{"idle write", heartbeat.Config{Interval: 10 * sec, Misses: 4, IdleWrite: 25 * sec}, 19590 * ms, 4590 * ms},
-		{"idle all", heartbeat.Config{Interval: 10 * sec, Misses: 4, IdleWrite: 30 * sec, IdleAll: 25 * sec}, 19590 * ms, 4590 * ms},
-		{"idle all within a retry", heartbeat.Config{Interval: sec, Misses: 4, Retry: 10 * sec, IdleAll: 5 * sec}, 0, 1590 * ms},
-		// RTT = 100 ms: (800 ms - 200 ms - 300 ms)/2 - 10 ms.
-		{"short retry", heartbeat.Config{Interval: 200 * ms, Misses: 4}, 140 * ms, 140 * ms},
+		{"idle write", heartbeat.Config{Interval: 10 * sec, Misses: 4, IdleWrite: 25 * sec}, 19490 * ms, 4590 * ms},
+		{"idle all", heartbeat.Config{Interval: 10 * sec, Misses: 4, IdleWrite: 30 * sec, IdleAll: 25 * sec}, 19490 * ms, 4590 * ms},
+		{"idle all within a retry", heartbeat.Config{Interval: sec, Misses: 4, Retry: 10 * sec, IdleAll: 5 * sec}, 0, 1490 * ms},
+		// RTT = 100 ms: (800 ms - 200 ms - 400 ms)/2 - 10 ms.
+		{"short retry", heartbeat.Config{Interval: 200 * ms, Misses: 4}, 90 * ms, 90 * ms},
 		{"retry of a tick", heartbeat.Config{Interval: 10 * ms, Misses: 400}, 0, 0},
-		{"longest", heartbeat.Config{Interval: sec, Misses: 1, Retry: long - 2*sec}, 0, (long-2*sec-800*ms)/2 - 10*ms},
+		{"longest", heartbeat.Config{Interval: sec, Misses: 1, Retry: long - 2*sec}, 0, (long-2*sec-sec)/2 - 10*ms},
 	} {
 		q, a := planFor(t, tt.config, directed).Tolerance(), planFor(t, tt.config, pongOnly).Tolerance()
 		if q != tt.query || a != tt.answer {

@@ -1,9 +1,7 @@
 package heartbeat
 
 import (
-	"errors"
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -12,25 +10,8 @@ import (
 // Config is an error.
 const Tick = 10 * time.Millisecond
 
-// ErrConfig is wrapped by every error of [Config.Validate] and [Config.Plan].
-var ErrConfig = errors.New("invalid heartbeat configuration")
-
-// FieldError names the field of a Config that contradicts itself, another
-// field or the wire format. It wraps [ErrConfig].
-type FieldError struct {
-	Field   string // name of the field, as in Config
-	Problem string // what is wrong, and what would mend it
-}
-
-func (e *FieldError) Error() string {
-	return ErrConfig.Error() + ": " + e.Field + ": " + e.Problem
-}
-
-func (e *FieldError) Unwrap() error { return ErrConfig }
-
-func fault(field, format string, args ...any) error {
-	return &FieldError{Field: field, Problem: fmt.Sprintf(format, args...)}
-}
+// maxMisses is a bound on Misses that nobody will miss.
+const maxMisses = 1 << 20
 
 // Config is what a listener or client is configured with. Its zero value asks
 // for nothing: no heartbeat of its own (a peer's queries are still answered)
@@ -41,9 +22,9 @@ type Config struct {
 	// Negative: an error.
 	Interval time.Duration
 
-	// Misses is how many queries must stay unanswered for a verdict. With an
-	// Interval at least 1: zero is an error and has no default. Without one it
-	// must be 0.
+	// Misses is how many queries in a row must stay unanswered for a verdict.
+	// With an Interval 1 to 1,048,576: zero is an error and has no default.
+	// Without one it must be 0.
 	Misses int
 
 	// Retry is how long each query waits for its answer before the next one,
@@ -54,7 +35,7 @@ type Config struct {
 	// life: the peer is queried that often even while data keeps arriving, so
 	// that one which sends but does not read is found ([Deaf]). 0: 1.
 	// Negative: never; then any data is as good as an answer, and Deaf is not
-	// found.
+	// found. It does nothing on a side that does not query.
 	Confirm int
 
 	// Speak is how often something is written at least, a ping if there is
@@ -125,8 +106,8 @@ func (c Config) Validate() error {
 	if c.Misses < 1 {
 		return fault("Misses", "%d, but an Interval needs at least 1", c.Misses)
 	}
-	if c.Misses > math.MaxInt32 {
-		return fault("Misses", "%d is above %d", c.Misses, math.MaxInt32)
+	if c.Misses > maxMisses {
+		return fault("Misses", "%d is above %d", c.Misses, maxMisses)
 	}
 	tries := mul(int64(c.Misses), int64(c.retry()))
 	if tries == never {

@@ -16,9 +16,9 @@ func ExampleConfig() {
 	}
 	fmt.Println(heartbeat.Config{})
 	// Output:
-	// Interval=12s Misses=3 Retry=9s WorstCase=39.01s Tolerance=13.09s
-	// Interval=2.5s Misses=3 Retry=2s WorstCase=8.51s Tolerance=2.59s
-	// Interval=400ms Misses=3 Retry=500ms WorstCase=1.91s Tolerance=340ms
+	// Interval=12s Misses=3 Retry=9s WorstCase=39.01s Tolerance=12.99s
+	// Interval=2.5s Misses=3 Retry=2s WorstCase=8.51s Tolerance=2.49s
+	// Interval=300ms Misses=3 Retry=550ms WorstCase=1.96s Tolerance=315ms
 	// Interval=0s Misses=0 Retry=0s WorstCase=none Tolerance=unlimited
 }
 
@@ -81,7 +81,7 @@ var contradictions = []struct {
 }{
 	{"zero misses", heartbeat.Config{Interval: sec}, directed, "Misses", "0, but an Interval needs at least 1"},
 	{"negative misses", heartbeat.Config{Interval: sec, Misses: -1}, directed, "Misses", "-1, but an Interval"},
-	{"absurd misses", heartbeat.Config{Interval: sec, Misses: 1 << 31, Retry: 10 * ms}, directed, "Misses", "above 2147483647"},
+	{"absurd misses", heartbeat.Config{Interval: sec, Misses: 1<<20 + 1, Retry: 10 * ms}, directed, "Misses", "1048577 is above 1048576"},
 	{"negative interval", heartbeat.Config{Interval: -sec, Misses: 1}, directed, "Interval", "-1s is negative"},
 	{"negative retry", heartbeat.Config{Interval: sec, Misses: 1, Retry: -1}, directed, "Retry", "-1ns is negative"},
 	{"negative idle read", heartbeat.Config{IdleRead: -sec}, mute, "IdleRead", "-1s is negative"},

@@ -16,6 +16,12 @@
 // cannot query still has a read deadline, so that no half-open connection is
 // kept for ever.
 //
+// The kernel's keepalive replaces neither duty: by default it starts after two
+// hours of idleness (RFC 1122 section 4.2.3.6 asks for no less; tcp(7),
+// tcp_keepalive_time), data without an acknowledgement suspends it, and its
+// probes are answered by the peer's kernel, whatever has become of the peer's
+// process. UDP and browser clients have none.
+//
 // Two numbers follow from a configuration. [Config.WorstCase] is the longest
 // time from the last sign of life to the verdict. [Config.Tolerance] is the
 // longest outage that can never cause one.

@@ -161,7 +161,9 @@ func (p *Plan) Role() Role { return p.role }
 func (p *Plan) Queries() bool { return p.queries }
 
 // Answers reports whether this side must answer a ping. It does not depend on
-// an Interval: a side without a heartbeat of its own still answers.
+// an Interval: a side without a heartbeat of its own still answers. Where a ping
+// and its answer look alike, what reaches a side that does not answer is an
+// answer: it goes to [State.Answer].
 func (p *Plan) Answers() bool { return p.answers }
 
 // Speaks reports whether this side sends a ping when it has written nothing

@@ -3,4 +3,4 @@
 package heartbeat_test
 
 // raceSlowdown divides the number of random scenarios under the race detector.
-const raceSlowdown = 10
+const raceSlowdown = 15

@@ -56,12 +56,11 @@ type end struct {
 }
 
 type message struct {
-	to      int
-	at      int64
-	seq     int64
-	what    what
-	stamp   uint64
-	ordered int64
+	to    int
+	at    int64
+	seq   int64
+	what  what
+	stamp uint64
 }
 
 type what uint8
@@ -140,7 +139,7 @@ func (l *link) send(i int, w what, stamp uint64) {
 	}
 	var at int64
 	if l.stream {
-		at = l.stream1(i)
+		at = l.transmit(i)
 	} else {
 		if l.outage[i].has(l.now + l.cut[i]) {
 			return
@@ -161,10 +160,10 @@ func (l *link) delay() int64 {
 	return l.flight + l.rand.Int64N(l.jitter)
 }
 
-// stream1 returns when a segment sent now arrives, over a TCP that sends again
+// transmit returns when a segment sent now arrives, over a TCP that sends again
 // after RTO, 3 RTO, 7 RTO …, and until the first of these is acknowledged sends
 // nothing new.
-func (l *link) stream1(i int) int64 {
+func (l *link) transmit(i int) int64 {
 	p := &l.path[i]
 	lost := func(sent int64) bool { return l.outage[i].has(sent + l.cut[i]) }
 	unacked := func(sent int64) bool {

@@ -88,9 +88,10 @@ func (s *State) endSeries() {
 // writes until then only postpone it, so they need not touch the timer; a poll
 // that comes too soon returns None and the later deadline.
 //
-// With None and Ping, the deadline lies after now. A verdict stands for as long
-// as nothing but time is added: the caller may look once more whether something
-// has arrived, report it by Read or Answer, and Poll again.
+// With None and Ping, the deadline lies after now. With a verdict it is never,
+// and the verdict stands for as long as nothing but time is added: the caller may
+// look once more whether something has arrived, report it by Read or Answer, and
+// Poll again. A clock that turns back makes nothing due twice.
 //
 // A poll that is late by a Retry or more has not been watching: the running
 // series is put off by as much, so that no peer is condemned for a query it was

@@ -72,6 +72,15 @@ var traces = []struct {
 		{7*sec - 1, poll, heartbeat.Ping, 7 * sec},
 		{7 * sec, poll, heartbeat.Ping, 9 * sec},
 	}},
+	{"the clock turns back", heartbeat.Config{Interval: 10 * sec, Misses: 3, Retry: 2 * sec}, directed, half, []step{
+		{5 * sec, poll, heartbeat.Ping, 7 * sec},
+		{4 * sec, poll, heartbeat.None, 7 * sec},
+		{0, poll, heartbeat.None, 7 * sec},
+		{7 * sec, poll, heartbeat.Ping, 9 * sec},
+		{6 * sec, poll, heartbeat.None, 9 * sec},
+		{9 * sec, poll, heartbeat.Ping, 11 * sec},
+		{11 * sec, poll, heartbeat.Lost, never},
+	}},
 	{"nobody is condemned unasked", heartbeat.Config{Interval: 10 * sec, Misses: 2, Retry: 2 * sec}, directed, half, []step{
 		{60 * sec, poll, heartbeat.Ping, 62 * sec},
 		{70 * sec, poll, heartbeat.Ping, 72 * sec},
@@ -452,6 +461,17 @@ func TestPlanSwap(t *testing.T) {
 	}
 	if a, next := s.Poll(waiting, int64(3*sec)); a != heartbeat.None || next != int64(4*sec) {
 		t.Fatalf("plan without queries: %v, next %v", a, time.Duration(next))
+	}
+	// More misses allowed after a verdict: the series goes on.
+	if a, _ := s.Poll(strict, int64(4*sec)); a != heartbeat.Ping {
+		t.Fatalf("second query: %v", a)
+	}
+	if a, _ := s.Poll(strict, int64(5*sec)); a != heartbeat.Lost || s.Missed() != 2 {
+		t.Fatalf("stricter plan: %v, missed %d", a, s.Missed())
+	}
+	patient := planFor(t, heartbeat.Config{Interval: 2 * sec, Misses: 9, Retry: sec}, directed)
+	if a, next := s.Poll(patient, int64(5*sec)); a != heartbeat.Ping || next != int64(6*sec) || s.Missed() != 2 {
+		t.Fatalf("more patient plan: %v, next %v, missed %d", a, time.Duration(next), s.Missed())
 	}
 	if a, next := s.Poll(off, int64(30*sec)); a != heartbeat.None || next == 0 {
 		t.Fatalf("empty plan: %v, next %v", a, time.Duration(next))
