@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/cc/cctest"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/leak"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/results"
+	"github.com/pulsewheel/pulsewheel/benchmarks/load"
+	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
+)
+
+// driverEnv makes the test binary the driver itself.
+const driverEnv = "ECHO_TEST_DRIVER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(driverEnv) != "" {
+		main()
+		return
+	}
+	leak.Main(m)
+}
+
+func TestSmoke(t *testing.T) {
+	cctest.Linux(t)
+	found, err := peers.Lookup("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config{rounds: 2, load: smokeLoad, seed: 1, peers: found, progress: io.Discard}
+	samples, shared, err := measure(t.Context(), c)
+	cctest.Check(t, err)
+	if len(samples) != c.rounds*len(found) {
+		t.Fatalf("%d samples of %d servers in %d rounds", len(samples), len(found), c.rounds)
+	}
+	for _, s := range samples {
+		if s.CPU <= 0 || s.Seconds < smokeLoad.Window.Seconds() || s.Conns != smokeLoad.Conns {
+			t.Errorf("implausible sample %+v", s)
+		}
+	}
+
+	r := newReport(c, samples, shared, machine.Gather("benchmarks/echo", flag.NewFlagSet("", flag.ContinueOnError)))
+	dir := t.TempDir()
+	if err := results.Write(dir, "echo", r.lines(), r.markdown()); err != nil {
+		t.Fatal(err)
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"echo.jsonl", "echo.md"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range found {
+			if !bytes.Contains(text, []byte(p.Name)) {
+				t.Errorf("%s lacks %s", name, p.Name)
+			}
+		}
+		for _, path := range []string{wd, os.TempDir() + "/"} {
+			if bytes.Contains(text, []byte(path)) {
+				t.Errorf("%s names a path of this machine, %s", name, path)
+			}
+		}
+		if name == "echo.jsonl" {
+			for line := range bytes.Lines(text) {
+				if !json.Valid(line) {
+					t.Errorf("no JSON: %s", line)
+				}
+			}
+		}
+	}
+}
+
+// TestPairs checks the arithmetic on made-up samples: a machine that is half as
+// fast in every second round must not show in a ratio.
+func TestPairs(t *testing.T) {
+	found, err := peers.Lookup("cfloor,gnet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var samples []sample
+	for round := range 6 {
+		slow := float64(1 + round%2)
+		for place, name := range []string{"gnet", "cfloor"} {
+			cpu := 1000 * slow
+			if name == "gnet" {
+				cpu *= 1.25
+			}
+			samples = append(samples, sample{Round: round, Place: place, Server: name, CPU: cpu,
+				Result: load.Result{Messages: 4, Reads: 1, Seconds: 1}})
+		}
+	}
+	r := newReport(config{rounds: 6, peers: found, seed: 1}, samples, false, machine.Facts{})
+	got := r.rows[1].Ratios[peers.Floor]
+	if got.Median != 1.25 || got.Low != 1.25 || got.High != 1.25 || got.N != 6 {
+		t.Errorf("gnet × floor = %+v, want 1.25 sharp", got)
+	}
+	if len(r.rows[0].Ratios) != 1 {
+		t.Errorf("the floor is compared with %v, want gnet alone", r.rows[0].Ratios)
+	}
+	if want := "| 1875 |"; !strings.Contains(r.markdown(), want) {
+		t.Errorf("the table lacks %s, the median over slow and fast rounds", want)
+	}
+}
+
+// TestInterrupt: nothing of a measurement is left once its driver was told to stop.
+func TestInterrupt(t *testing.T) {
+	cctest.Linux(t)
+	_, err := load.Build(t.Context(), t.TempDir())
+	cctest.Check(t, err)
+
+	tmp := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-servers=cfloor", "-n=1", "-conns=20", "-seconds=25", "-out=none")
+	cmd.Env = append(os.Environ(), driverEnv+"=1", "TMPDIR="+tmp)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for len(below(t, tmp)) < 2 { // server and load
+		if ctx.Err() != nil {
+			t.Fatal("the driver started no server and load")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	told := time.Now()
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("the driver ended with %v, want exit status 1", err)
+	}
+	if took := time.Since(told); took > 10*time.Second {
+		t.Errorf("the driver took %v to end", took)
+	}
+	if left := below(t, tmp); len(left) > 0 {
+		t.Errorf("still running: %v", left)
+	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// below lists the processes whose program lies in dir.
+func below(t *testing.T, dir string) (found []string) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if exe, err := os.Readlink(link); err == nil && strings.HasPrefix(exe, dir) {
+			found = append(found, exe)
+		}
+	}
+	return found
+}

@@ -1,0 +1,23 @@
+//go:build !linux
+
+package proc
+
+import (
+	"errors"
+	"fmt"
+)
+
+var errLinux = fmt.Errorf("measuring processes needs Linux: %w", errors.ErrUnsupported)
+
+func (p *Process) start(int) error { return errLinux }
+func (p *Process) terminate()      {}
+func (p *Process) kill()           {}
+
+// Collect sends the collect signal of package control.
+func (p *Process) Collect() error { return errLinux }
+
+// Memory returns what the process occupies now.
+func (p *Process) Memory() (Usage, error) { return Usage{}, errLinux }
+
+// CPUs lists the processors this process may use.
+func CPUs() ([]int, error) { return nil, errLinux }
