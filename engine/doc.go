@@ -26,8 +26,9 @@
 //
 // The [heartbeat.Config] of a listener or a client says how a peer is watched.
 // A dead peer is closed at latest WorstCase after it died, plus one tick
-// ([Config.Tick]), plus the loop's own lag, which [Server.Stats] reports.
-// Time during which the loop itself was stalled does not count against peers.
+// ([Limits.Tick]), plus what the loop itself was late: its lag, and the time
+// during which it was stalled, which does not count against peers. Both are in
+// [LoopStats].
 //
 // # Limits
 //

@@ -116,3 +116,65 @@ func naiveSlot(now, deadline uint64) uint32 {
 	}
 	return uint32(firstHead + deadline&slotMask)
 }
+
+// MinParked is the number of stopped timers that a shard may keep.
+const MinParked = minParked
+
+// WheelNow returns the tick at which the wheel of the only shard stands.
+func (s *Scheduler) WheelNow() uint64 {
+	sh := &s.shards[0]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.wheel.Now()
+}
+
+// Check reports the first broken invariant of a Scheduler whose goroutine sleeps and that nobody is using.
+func (s *Scheduler) Check() error {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		err := sh.check()
+		sh.mu.Unlock()
+		if err != nil {
+			return fmt.Errorf("shard %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (sh *shard) check() error {
+	if sh.wheel == nil {
+		return nil
+	}
+	if err := sh.wheel.Check(); err != nil {
+		return err
+	}
+	now := sh.sched.tickDown(int64(sh.sched.clock.Now()))
+	held, parked := 0, 0
+	for c, chunk := range sh.timers {
+		for i, t := range chunk {
+			if t == nil {
+				continue
+			}
+			held++
+			at, ok := sh.wheel.Deadline(t.node)
+			if node := uint32(c<<chunkBits + i); !ok || uint32(t.node) != node {
+				return fmt.Errorf("the timer at node %d has node %x, armed %v", node, uint64(t.node), ok)
+			}
+			if at < sh.next.Load() && at > now {
+				return fmt.Errorf("next is %d, but a timer is in the wheel at %d", sh.next.Load(), at)
+			}
+			due := max(t.due.Load(), -t.due.Load())
+			if due != 0 && sh.sched.tickUp(due) < at && sh.sched.tickUp(due) > now {
+				return fmt.Errorf("a timer due at tick %d is in the wheel at %d", sh.sched.tickUp(due), at)
+			}
+			if t.parks.Load() {
+				parked++
+			}
+		}
+	}
+	if held != sh.wheel.Len() || parked != sh.parked {
+		return fmt.Errorf("%d timers, %d of them parked, but the wheel has %d, and parked is %d", held, parked, sh.wheel.Len(), sh.parked)
+	}
+	return nil
+}

@@ -31,7 +31,6 @@ type FuncTimer struct {
 	keep  bool   // the caller owns the timer and is likely to arm it again, so it is worth parking
 
 	parks   atomic.Bool // written under shard.mu: the timer may be parked, and counts in shard.parked
-	queued  atomic.Bool // the executor has task but has not started it
 	running atomic.Bool // the function of a periodic timer runs on the executor
 
 	node Timer // under shard.mu: the timer in shard.wheel, 0 if there is none
@@ -42,7 +41,8 @@ type FuncTimer struct {
 // never armed. As in package time, Stop does not wait for a call that has begun.
 //
 // Arming and stopping a caller-owned timer over and over takes no lock most of the time. For that, the Scheduler may keep
-// a reference to a stopped timer until the deadline it had, for up to 1024 timers a shard and a quarter of all it holds.
+// a reference to a stopped timer until the deadline it had, for up to 1024 timers a shard and a quarter of all that the
+// shard holds at the time.
 func (t *FuncTimer) Stop() bool {
 	due := t.due.Load()
 	if due <= 0 {
@@ -173,7 +173,8 @@ func (t *FuncTimer) claim(now int64) bool {
 	}
 }
 
-// relink puts a timer that is armed but in no wheel back into one, at the deadline at or later.
+// relink puts a timer that was taken out of the wheel back, at the time at or later, if it is still armed or was armed
+// again, or even parked: an arming without a lock relies on its being there.
 func (t *FuncTimer) relink(now, at int64) {
 	sh := t.shard
 	s := sh.sched
@@ -182,7 +183,7 @@ func (t *FuncTimer) relink(now, at int64) {
 	switch due := t.due.Load(); {
 	case sh.closed:
 		t.due.Store(0)
-	case due != 0 && t.node == 0:
+	case due != 0:
 		wake = sh.link(t, s.tickUp(max(due, at)), s.tickDown(now))
 	}
 	sh.mu.Unlock()
@@ -195,7 +196,6 @@ func (t *FuncTimer) relink(now, at int64) {
 func (t *FuncTimer) runTask() {
 	s := t.shard.sched
 	defer s.tasks.Done()
-	t.queued.Store(false) // before claim: from here on an expiry that claim does not see is queued again
 	if s.closing.Load() {
 		t.due.Store(0)
 		return

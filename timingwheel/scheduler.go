@@ -49,7 +49,7 @@ type Config struct {
 
 // Stats are the counters of a [Scheduler].
 type Stats struct {
-	Armed    int    // timers waiting for their deadline
+	Held     int    // timers in the wheels: those that wait for their deadline, and stopped ones that keep their place
 	Wakeups  uint64 // of the Scheduler's goroutine
 	Rejected uint64 // functions that the executor refused
 }
@@ -168,9 +168,9 @@ func (s *Scheduler) AfterFunc(d time.Duration, f func()) *FuncTimer {
 }
 
 // Every calls f every period, first one period from now. It does not drift: the deadlines are multiples of period after
-// the call, each rounded up to a tick. Deadlines that have passed when f's turn comes are skipped, and so is one that
-// comes while f still runs on an executor: f is never called twice at the same time. A period shorter than a tick gives
-// one call a tick. Every panics if period is not positive. After Close the timer it returns never fires.
+// the call, each rounded up to a tick. If several have passed when f's turn comes, one call makes up for them all. While f
+// still runs on an executor, deadlines are skipped: f is never called twice at the same time. A period shorter than a
+// tick gives one call a tick. Every panics if period is not positive. After Close the timer it returns never fires.
 func (s *Scheduler) Every(period time.Duration, f func()) *FuncTimer {
 	t := s.newTimer(f)
 	t.Every(period)
@@ -184,7 +184,7 @@ func (s *Scheduler) Stats() Stats {
 		sh := &s.shards[i]
 		sh.mu.Lock()
 		if sh.wheel != nil {
-			st.Armed += sh.wheel.Len()
+			st.Held += sh.wheel.Len()
 		}
 		sh.mu.Unlock()
 	}
@@ -270,37 +270,29 @@ func (s *Scheduler) runBatch() {
 	s.batch, s.ran = s.batch[:0], 0
 }
 
-// submit hands a timer whose turn has come to the executor, unless it is there already.
+// submit hands a timer whose turn has come to the executor.
 func (s *Scheduler) submit(t *FuncTimer) {
-	if !t.queued.CompareAndSwap(false, true) {
-		return
-	}
 	s.tasks.Add(1)
 	if err := s.executor.Submit(t.task); err != nil {
 		s.tasks.Done()
-		t.queued.Store(false)
 		s.rejected.Add(1)
 		t.relink(s.now, saturatingAdd(s.now, int64(retryDelay)))
 	}
 }
 
-// sleep waits until the next tick with work, or until a timer with an earlier one is armed.
+// sleep waits until the next tick with work, or until a timer with an earlier one is armed. The tick may be that of a
+// timer that was stopped, because Stop does not change a shard's next. So a goroutine that arms and stops a timer again
+// and again wakes this one only once.
 func (s *Scheduler) sleep() {
 	// Publish first, then look: link stores a shard's next and then reads wakeAt, this stores wakeAt and then reads next.
 	// So one of the two sees the other, and no deadline is slept through.
 	s.wakeAt.Store(noTick)
-	tick := s.first()
-	if tick > s.tickDown(s.now) {
-		switch {
-		case s.alarmAt <= tick:
-			// It rings sooner: let it, and set it anew then. Otherwise goroutines that arm and stop timers would wake
-			// this one each time.
-			tick = s.alarmAt
-		default:
+	if tick := s.first(); tick > s.tickDown(s.now) {
+		if tick < s.alarmAt {
 			s.alarmAt = tick
 			s.alarm.Reset(s.until(tick))
 		}
-		s.wakeAt.Store(tick)
+		s.wakeAt.Store(s.alarmAt)
 		select {
 		case <-s.alarm.C():
 			s.alarmAt = noTick

@@ -55,28 +55,65 @@ func (w *World) free(p *packet) {
 }
 
 func (p *packet) act(w *World, _ entry) {
+	s := p.from
+	if len(s.held) > 0 {
+		s.held = append(s.held, p)
+	} else if cut := p.cutUntil(); cut > w.now {
+		s.held = append(s.held, p)
+		s.retransmit(cut)
+	} else {
+		p.arrive(w)
+	}
+}
+
+// cutUntil returns when the way is open, or was last shut.
+func (p *packet) cutUntil() int64 {
+	if p.from.host == p.to.host {
+		return 0
+	}
+	return max(p.from.host.cutUntil, p.to.host.cutUntil)
+}
+
+// retransmit schedules the first retransmission that passes, of a packet that
+// was lost now: RTO, 3 RTO, 7 RTO and so on from now (RFC 6298, 5.5). What was
+// sent behind it arrives with it.
+func (s *sock) retransmit(cut int64) {
+	at, rto := s.w.now, 200e6+2*s.link.latency
+	for at <= cut {
+		at += rto
+		rto *= 2
+	}
+	s.w.push(at, (*recovery)(s))
+}
+
+type recovery sock
+
+func (r *recovery) act(w *World, _ entry) {
+	s := (*sock)(r)
+	if cut := s.held[0].cutUntil(); cut > w.now {
+		s.retransmit(cut)
+		return
+	}
+	held := s.held
+	s.held = nil
+	for _, p := range held {
+		p.arrive(w)
+	}
+}
+
+func (p *packet) arrive(w *World) {
 	from, to := p.from, p.to
-	if from.host.unplugged || to.host.unplugged {
-		w.free(p)
-		return
-	}
-	if cut := max(from.host.cutUntil, to.host.cutUntil); cut > w.now && from.host != to.host {
-		// Lost and sent again; what was sent later comes later.
-		rto := 200e6 + w.rng.Int64N(1e9)
-		from.arrival = max(from.arrival, cut+rto)
-		w.push(from.arrival, p)
-		return
-	}
-	if to.gone {
+	defer w.free(p)
+	switch {
+	case from.host.unplugged || to.host.unplugged:
+	case to.gone:
 		if to.rebootAt != 0 && w.now >= to.rebootAt && p.kind != rst {
-			w.xmit(to, rst) // a machine that knows nothing of this connection
+			w.xmit(to, rst) // from a machine that knows nothing of this connection
 		}
-		w.free(p)
-		return
+	default:
+		w.trace.packet(w.now, p)
+		to.receive(p)
 	}
-	w.trace.packet(w.now, p)
-	to.receive(p)
-	w.free(p)
 }
 
 func (s *sock) receive(p *packet) {
@@ -136,6 +173,7 @@ func (s *sock) receive(p *packet) {
 		}
 		s.rcv.push(p.data)
 		s.rcvd += int64(len(p.data))
+		p.from.arrived = w.now
 		w.xmit(s, ack)
 		s.notify(in)
 	case fin:

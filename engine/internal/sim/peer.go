@@ -326,6 +326,14 @@ func (p *Peer) Closed() bool {
 	return p.closed
 }
 
+// LastArrival returns when data of the peer's last reached the other side; 0 if
+// none ever did. A kernel delivers what it has even after its program froze.
+func (p *Peer) LastArrival() int64 {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	return p.s.arrived
+}
+
 // Local returns the peer's own address, by which an engine knows it.
 func (p *Peer) Local() netip.AddrPort { return p.s.local }
 

@@ -54,9 +54,11 @@ type sock struct {
 	finOut   bool  // asked for
 	finSent  bool
 	finAcked bool
-	noSpace  bool  // somebody wants to know when there is room
-	arrival  int64 // of the last packet sent; the next one cannot overtake it
-	heard    int64 // when something was last acknowledged
+	noSpace  bool      // somebody wants to know when there is room
+	arrival  int64     // of the last packet sent; the next one cannot overtake it
+	arrived  int64     // when data last reached the other side
+	heard    int64     // when something was last acknowledged
+	held     []*packet // lost in an outage, with what was sent behind them
 
 	// Giving up on unacknowledged data.
 	patience    int64 // 0 is endless
