@@ -14,6 +14,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
 
 // Each contradiction is one clear error from Listen, which leaves neither a
@@ -59,7 +60,7 @@ func TestListenRefuses(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			fds, goroutines := openFiles(), runtime.NumGoroutine()
+			fds, goroutines := leak.Files(), runtime.NumGoroutine()
 			cfg := valid()
 			tt.change(&cfg)
 			srv, err := engine.Listen(cfg)
@@ -72,7 +73,7 @@ func TestListenRefuses(t *testing.T) {
 			if strings.HasPrefix(name, "busy") && !errors.Is(err, syscall.EADDRINUSE) {
 				t.Errorf("%v is not EADDRINUSE", err)
 			}
-			if n := openFiles(); n != fds {
+			if n := leak.Files(); n != fds {
 				t.Errorf("%d descriptors before, %d after", fds, n)
 			}
 			eventually(t, fmt.Sprintf("%d goroutines again", goroutines), func() bool { return runtime.NumGoroutine() <= goroutines })
@@ -82,7 +83,7 @@ func TestListenRefuses(t *testing.T) {
 
 // A server that never served leaves nothing behind either.
 func TestShutdownBeforeServe(t *testing.T) {
-	fds := openFiles()
+	fds := leak.Files()
 	srv, err := engine.Listen(listenOne(engine.Handler{}, heartbeat.Strict()))
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +91,7 @@ func TestShutdownBeforeServe(t *testing.T) {
 	if err := srv.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := openFiles(); n != fds {
+	if n := leak.Files(); n != fds {
 		t.Errorf("%d descriptors before, %d after", fds, n)
 	}
 	if err := srv.Serve(t.Context()); !errors.Is(err, net.ErrClosed) {

@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/cc/cctest"
-	"github.com/pulsewheel/pulsewheel/benchmarks/internal/leak"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/results"
 	"github.com/pulsewheel/pulsewheel/benchmarks/load"
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
+	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
 
 // driverEnv makes the test binary the driver itself.

@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/cc/cctest"
-	"github.com/pulsewheel/pulsewheel/benchmarks/internal/leak"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
 	"github.com/pulsewheel/pulsewheel/benchmarks/load"
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
+	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

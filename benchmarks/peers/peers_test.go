@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/cc/cctest"
-	"github.com/pulsewheel/pulsewheel/benchmarks/internal/leak"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/proc"
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
+	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

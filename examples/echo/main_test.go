@@ -5,30 +5,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
-	"time"
+
+	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
 
 // bin is the folder of the two programs.
 var bin string
 
-// TestMain builds the programs, and fails the package if its tests leave
-// goroutines behind. Each test waits for the processes it starts.
+// TestMain builds the programs.
 func TestMain(m *testing.M) {
-	before := runtime.NumGoroutine()
-	code, err := buildAndRun(m)
-	for deadline := time.Now().Add(5 * time.Second); err == nil && runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			stacks := make([]byte, 1<<20)
-			err = fmt.Errorf("goroutines leaked:\n%s", stacks[:runtime.Stack(stacks, true)])
+	os.Exit(leak.Run(func() int {
+		code, err := buildAndRun(m)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
 		}
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
+		return code
+	}))
 }
 
 func buildAndRun(m *testing.M) (code int, err error) {

@@ -15,8 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pulsewheel/pulsewheel/benchmarks/internal/leak"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/proc"
+	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
 
 const limit = 10 * time.Second

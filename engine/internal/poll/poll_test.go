@@ -1,0 +1,307 @@
+//go:build linux || darwin || freebsd || netbsd || openbsd || dragonfly
+
+package poll_test
+
+import (
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pulsewheel/pulsewheel/engine/internal/clock"
+	"github.com/pulsewheel/pulsewheel/engine/internal/poll"
+)
+
+// recorder hands everything a poller reports to the test.
+type recorder struct {
+	p       poll.Poller
+	ready   func(fd int, ev poll.Events)
+	woken   func()
+	expired func()
+}
+
+func (r *recorder) Ready(fd int, ev poll.Events) {
+	if r.ready != nil {
+		r.ready(fd, ev)
+	}
+}
+
+func (r *recorder) Woken() {
+	if r.woken != nil {
+		r.woken()
+	}
+}
+
+func (r *recorder) Expired() {
+	if r.expired != nil {
+		r.expired()
+	}
+}
+
+// start runs a poller until the test ends. Functions sent to do are run by its
+// goroutine.
+func start(t *testing.T, r *recorder) (do func(func())) {
+	t.Helper()
+	p, err := poll.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.p = p
+	tasks := make(chan func(), 100)
+	woken := r.woken
+	r.woken = func() {
+		if woken != nil {
+			woken()
+		}
+		for len(tasks) > 0 {
+			(<-tasks)()
+		}
+	}
+	done := make(chan error, 1)
+	go func() { done <- p.Run(r) }()
+	do = func(f func()) {
+		t.Helper()
+		ran := make(chan struct{})
+		tasks <- func() { f(); close(ran) }
+		if err := p.Wake(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-ran:
+		case <-time.After(5 * time.Second):
+			t.Fatal("the poller was not woken")
+		}
+	}
+	t.Cleanup(func() {
+		do(p.Stop)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return do
+}
+
+func pair(t *testing.T) (ours, theirs int) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Close(fd) })
+	}
+	return fds[0], fds[1]
+}
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if cond() {
+			return
+		}
+	}
+	t.Fatal("in vain: " + what)
+}
+
+func TestReadiness(t *testing.T) {
+	var readable, writable, hangups atomic.Int64
+	r := &recorder{ready: func(fd int, ev poll.Events) {
+		if ev&poll.Readable != 0 {
+			readable.Add(1)
+			var b [100]byte
+			_, _ = unix.Read(fd, b[:])
+		}
+		if ev&poll.Writable != 0 {
+			writable.Add(1)
+		}
+		if ev&poll.Hangup != 0 {
+			hangups.Add(1)
+		}
+	}}
+	do := start(t, r)
+	ours, theirs := pair(t)
+	do(func() {
+		if err := r.p.Add(ours); err != nil {
+			t.Error(err)
+		}
+	})
+	_, _ = unix.Write(theirs, []byte("x"))
+	eventually(t, "readable", func() bool { return readable.Load() > 0 })
+	if writable.Load() > 0 {
+		t.Error("reported room to write, which nobody asked for")
+	}
+	do(func() {
+		if err := r.p.Writing(ours, true); err != nil {
+			t.Error(err)
+		}
+	})
+	eventually(t, "writable", func() bool { return writable.Load() > 0 })
+	do(func() {
+		if err := r.p.Writing(ours, false); err != nil {
+			t.Error(err)
+		}
+	})
+	do(func() { writable.Store(0) })
+	time.Sleep(20 * time.Millisecond)
+	if n := writable.Load(); n > 0 {
+		t.Errorf("reported room to write %d times after it was turned off", n)
+	}
+	_ = unix.Shutdown(theirs, unix.SHUT_RDWR)
+	eventually(t, "hang-up", func() bool { return hangups.Load() > 0 })
+	do(func() { _ = r.p.Remove(ours) })
+}
+
+// A paused descriptor reports no data, does not spin, and still reports a
+// hang-up; after the resume the data is there.
+func TestPause(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("kqueue cannot drop read interest: the caller ignores reports")
+	}
+	var events, readable, hangups atomic.Int64
+	r := &recorder{ready: func(fd int, ev poll.Events) {
+		events.Add(1)
+		if ev&poll.Readable != 0 {
+			readable.Add(1)
+			var b [100]byte
+			_, _ = unix.Read(fd, b[:])
+		}
+		if ev&poll.Hangup != 0 {
+			hangups.Add(1)
+		}
+	}}
+	do := start(t, r)
+	ours, theirs := pair(t)
+	do(func() {
+		if err := r.p.Add(ours); err != nil {
+			t.Error(err)
+		}
+		if err := r.p.Pause(ours); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 50 {
+		_, _ = unix.Write(theirs, []byte("x"))
+		time.Sleep(time.Millisecond)
+	}
+	if n := readable.Load(); n > 0 {
+		t.Errorf("data reported %d times during a pause", n)
+	}
+	if n := events.Load(); n > 5 {
+		t.Errorf("%d events during a pause", n)
+	}
+	do(func() {
+		if err := r.p.Resume(ours, false); err != nil {
+			t.Error(err)
+		}
+	})
+	eventually(t, "what came during the pause", func() bool { return readable.Load() > 0 })
+	do(func() {
+		if err := r.p.Pause(ours); err != nil {
+			t.Error(err)
+		}
+	})
+	_ = unix.Shutdown(theirs, unix.SHUT_RDWR)
+	eventually(t, "hang-up during a pause", func() bool { return hangups.Load() > 0 })
+}
+
+// Wake-ups from many goroutines are never lost, and are shared.
+func TestWake(t *testing.T) {
+	var posted, seen atomic.Int64
+	r := &recorder{}
+	r.woken = func() { seen.Store(posted.Load()) }
+	start(t, r)
+	const goroutines, each = 4, 2000
+	done := make(chan struct{})
+	for range goroutines {
+		go func() {
+			for range each {
+				posted.Add(1)
+				_ = r.p.Wake()
+			}
+			done <- struct{}{}
+		}()
+	}
+	for range goroutines {
+		<-done
+	}
+	eventually(t, "the last wake-up", func() bool { return seen.Load() == goroutines*each })
+}
+
+// The timer is never early, and a later Arm replaces an earlier one.
+func TestArm(t *testing.T) {
+	fired := make(chan int64, 100)
+	r := &recorder{expired: func() { fired <- clock.Now() }}
+	do := start(t, r)
+	arm := func(d time.Duration) (at int64) {
+		do(func() {
+			at = clock.Now() + int64(d)
+			if err := r.p.Arm(at); err != nil {
+				t.Error(err)
+			}
+		})
+		return at
+	}
+	for _, d := range []time.Duration{-time.Hour, 0, time.Millisecond, 30 * time.Millisecond} {
+		at := arm(d)
+		select {
+		case now := <-fired:
+			if now < at {
+				t.Errorf("armed for %v: %d ns early", d, at-now)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("armed for %v: did not expire", d)
+		}
+	}
+	arm(20 * time.Millisecond)
+	at := arm(100 * time.Millisecond)
+	if now := <-fired; now < at {
+		t.Errorf("a replaced time expired %v before the new one", time.Duration(at-now))
+	}
+	select {
+	case <-fired:
+		t.Error("expired twice")
+	case <-time.After(50 * time.Millisecond):
+	}
+}
+
+// After a Goexit in a callback another goroutine can run the poller.
+func TestRunAfterGoexit(t *testing.T) {
+	p, err := poll.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wakes atomic.Int64
+	r := &recorder{p: p}
+	r.woken = func() {
+		if wakes.Add(1) == 1 {
+			runtime.Goexit()
+		}
+		p.Stop()
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = p.Run(r) }()
+	_ = p.Wake()
+	<-ended
+	done := make(chan error, 1)
+	go func() { done <- p.Run(r) }()
+	_ = p.Wake()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the second Run was not woken")
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+}
