@@ -2,6 +2,7 @@ package timingwheel_test
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/pulsewheel/pulsewheel/timingwheel"
 )
@@ -58,4 +59,44 @@ func ExampleWheel_Advance_postpone() {
 	// Output:
 	// connection 0 idle at 30
 	// connection 1 idle at 90
+}
+
+func ExampleScheduler() {
+	s := timingwheel.NewScheduler(timingwheel.Config{Tick: time.Millisecond})
+	defer s.Close()
+
+	done := make(chan struct{})
+	slow := s.AfterFunc(time.Minute, func() { fmt.Println("too slow") })
+	n := 0
+	s.Every(2*time.Millisecond, func() {
+		if n++; n == 3 {
+			close(done)
+		}
+	})
+	<-done
+	fmt.Println("stopped in time:", slow.Stop())
+	// Output:
+	// stopped in time: true
+}
+
+// A timer that is part of the caller's struct costs no allocation.
+func ExampleScheduler_Bind() {
+	type session struct {
+		idle timingwheel.FuncTimer
+	}
+	s := timingwheel.NewScheduler(timingwheel.Config{})
+	defer s.Close()
+
+	expired := make(chan struct{})
+	var c session
+	s.Bind(&c.idle, func() { close(expired) })
+	c.idle.Reset(20 * time.Millisecond)
+
+	deadline := s.Now() + 30*time.Millisecond // with one look at the clock for a batch of messages
+	c.idle.Postpone(deadline)
+
+	<-expired
+	fmt.Println("in time:", s.Now() >= deadline)
+	// Output:
+	// in time: true
 }

@@ -387,7 +387,7 @@ func FuzzWheel(f *testing.F) {
 	f.Add([]byte{1, 4, 10, 1, 40, 200, 10, 1, 0, 200, 255, 255, 255, 255})
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 4 {
-		b := make([]byte, 2000)
+		b := make([]byte, 300)
 		for i := range b {
 			b[i] = byte(r.Uint32())
 		}
