@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -62,7 +63,10 @@ func (l *Loop) accept(ln *listener) (more bool) {
 // place opens a connection on this loop, or on one that has far fewer.
 func (l *Loop) place(fd int, remote netip.AddrPort, p *profile) {
 	l.load.Add(1)
-	target := l.core.leastLoaded(l)
+	target := l
+	if !l.draining {
+		target = l.core.leastLoaded(l)
+	}
 	if target == l {
 		l.adopt(fd, remote, p)
 		return
@@ -84,7 +88,7 @@ func (l *Loop) adopt(fd int, remote netip.AddrPort, p *profile) {
 		return
 	}
 	if err := l.poller.Add(fd); err != nil {
-		l.core.log.Warn("cannot watch a connection", "err", err)
+		l.core.report(slog.LevelWarn, "cannot watch a connection", "err", err)
 		l.discard(c)
 		return
 	}
@@ -96,11 +100,11 @@ func (l *Loop) adopt(fd int, remote netip.AddrPort, p *profile) {
 func (l *Loop) parkForResources(ln *listener, err error) {
 	l.stats.acceptErrors.Add(1)
 	if ln.backoff == 0 {
-		l.core.log.Warn("cannot accept connections for lack of resources; trying again", "addr", ln.addr.String(), "err", err)
+		l.core.report(slog.LevelWarn, "cannot accept connections for lack of resources; trying again", "addr", ln.addr.String(), "err", err)
 	}
 	ln.backoff = min(max(2*ln.backoff, minBackoff), maxBackoff)
 	l.park(ln)
-	l.AfterFunc(ln.backoff, func() { l.unpark(ln) })
+	l.AfterFunc(ln.backoff, func() { l.unpark(ln); l.accept(ln) })
 }
 
 // parkStarved stops accepting until a connection ends.
@@ -116,11 +120,15 @@ func (l *Loop) parkStarved(ln *listener) {
 
 // resumeStarved accepts again now that there may be room.
 func (l *Loop) resumeStarved() {
+	// First all are watched again: a Goexit in Open must strand none.
 	for _, ln := range l.listeners {
 		if ln.starved {
 			ln.starved = false
 			l.unpark(ln)
 		}
+	}
+	for _, ln := range l.listeners {
+		l.accept(ln)
 	}
 }
 
@@ -128,7 +136,7 @@ func (l *Loop) park(ln *listener) {
 	ln.parked = true
 	l.stats.parks.Add(1)
 	if err := l.poller.Remove(ln.fd); err != nil {
-		l.core.log.Error("cannot park a listener", "addr", ln.addr.String(), "err", err)
+		l.core.report(slog.LevelError, "cannot park a listener", "addr", ln.addr.String(), "err", err)
 	}
 }
 
@@ -138,12 +146,10 @@ func (l *Loop) unpark(ln *listener) {
 	}
 	ln.parked = false
 	if err := l.poller.Add(ln.fd); err != nil {
-		l.core.log.Error("cannot resume a listener", "addr", ln.addr.String(), "err", err)
+		l.core.report(slog.LevelError, "cannot resume a listener", "addr", ln.addr.String(), "err", err)
 		ln.parked = true
-		l.AfterFunc(maxBackoff, func() { l.unpark(ln) })
-		return
+		l.AfterFunc(maxBackoff, func() { l.unpark(ln); l.accept(ln) })
 	}
-	l.accept(ln)
 }
 
 // closeListener frees a listener's descriptor, once.

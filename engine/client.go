@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -39,7 +40,7 @@ func newClientOn(k kernel, cfg ClientConfig) (*Client, error) {
 }
 
 var (
-	errDialTimeout = errors.New("not established in time")
+	errDialTimeout = fmt.Errorf("not established in time: %w", os.ErrDeadlineExceeded)
 	errMaxConns    = errors.New("as many connections are open as MaxConns allows")
 )
 
@@ -58,21 +59,25 @@ type dial struct {
 // address by address. A context without a deadline is given 30 s.
 //
 // The error names the address and wraps the cause: of a refused connection
-// syscall.ECONNREFUSED, of one that took too long ctx's error.
+// syscall.ECONNREFUSED, of one that took too long ctx's error. Dial waits, for
+// Open among others, so it must not be called in a callback.
 func (cl *Client) Dial(ctx context.Context, addr string) (*Conn, error) {
 	a, err := sys.ParseAddr(addr)
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, defaultDialTimeout)
-	defer cancel()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, defaultDialTimeout)
+		defer cancel()
+	}
 	targets, err := resolve(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("engine: dial %v: %w", a, err)
 	}
 	var failures []error
-	for _, target := range targets {
-		c, err := cl.dialOne(ctx, target)
+	for i, target := range targets {
+		c, err := cl.dialOne(ctx, target, share(ctx, len(targets)-i))
 		if err == nil {
 			return c, nil
 		}
@@ -112,30 +117,41 @@ func resolve(ctx context.Context, a sys.Addr) ([]sys.Addr, error) {
 	return targets, nil
 }
 
-// dialOne connects to a literal address and waits for it.
-func (cl *Client) dialOne(ctx context.Context, a sys.Addr) (*Conn, error) {
+// share returns how long one of n addresses may take: its part of the time
+// that is left, but two seconds if there are as many.
+func share(ctx context.Context, n int) time.Duration {
+	deadline, _ := ctx.Deadline()
+	left := time.Until(deadline)
+	return min(left, max(left/time.Duration(n), 2*time.Second))
+}
+
+// dialOne connects to a literal address and waits for it, but not for longer
+// than ctx: a connection that is established later is aborted.
+func (cl *Client) dialOne(ctx context.Context, a sys.Addr, timeout time.Duration) (*Conn, error) {
 	type result struct {
 		c   *Conn
 		err error
 	}
 	got := make(chan result, 1)
-	timeout := defaultDialTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		timeout = time.Until(deadline)
-	}
-	cancel := cl.begin(&dial{addr: a, timeout: timeout, done: func(c *Conn, err error) { got <- result{c, err} }})
+	var decided atomic.Bool
+	cancel := cl.begin(&dial{addr: a, timeout: timeout, done: func(c *Conn, err error) {
+		if !decided.Swap(true) {
+			got <- result{c, err}
+		} else if c != nil {
+			_ = c.Abort()
+		}
+	}})
 	select {
 	case r := <-got:
 		return r.c, r.err
 	case <-ctx.Done():
 	}
-	cancel()
-	// Whichever came first decides.
-	r := <-got
-	if r.err != nil {
-		return nil, fmt.Errorf("dial %v: %w", a, ctx.Err())
+	if decided.Swap(true) {
+		r := <-got
+		return r.c, r.err
 	}
-	return r.c, nil
+	cancel()
+	return nil, fmt.Errorf("dial %v: %w", a, ctx.Err())
 }
 
 // begin starts a dial on the next loop, and returns how to give it up.
@@ -217,7 +233,7 @@ func (c *Conn) established() {
 	c.dial = nil
 	defer func() {
 		if c.ending != nil && c.ending.now {
-			d.done(nil, fmt.Errorf("dial %v: %w", d.addr, c.ending.err))
+			d.done(nil, fmt.Errorf("dial %v: %w", d.addr, &CloseError{Reason: c.ending.reason, Err: c.ending.err}))
 		} else {
 			d.done(c, nil)
 		}

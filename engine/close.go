@@ -54,7 +54,7 @@ func (c *Conn) beginDrain(reason Reason, err error) {
 	if c.timer != 0 {
 		l.wheel.Stop(c.timer)
 	}
-	c.timer = l.arm(l.tickOf(l.now+int64(l.core.limits.Linger)), uint32(c.fd))
+	c.timer = l.arm(l.tickOf(l.after(l.linger)), uint32(c.fd))
 }
 
 // phaseTimedOut ends what took longer than it may.
@@ -115,6 +115,9 @@ func (l *Loop) settle(c *Conn) (readOn bool) {
 		return false
 	}
 	if c.ending.now {
+		if !c.hard && c.ending.broken == nil && c.phase == open {
+			_ = c.flush() // a refusal that Open sent, say; what fails is counted
+		}
 		l.destroy(c)
 		return false
 	}
@@ -194,8 +197,8 @@ func (l *Loop) destroy(c *Conn) {
 		d.done(nil, fmt.Errorf("dial %v: %w", d.addr, cause))
 	}
 	if old&opened != 0 {
-		if log := l.core.log; log.Enabled(context.Background(), slog.LevelDebug) {
-			log.Debug("connection closed", "conn", uint64(c.id), "remote", c.remote.String(), "err", cause)
+		if l.core.log.Enabled(context.Background(), slog.LevelDebug) {
+			l.core.report(slog.LevelDebug, "connection closed", "conn", uint64(c.id), "remote", c.remote.String(), "err", cause)
 		}
 		if h := c.profile.handler.Close; h != nil {
 			l.call(c, func() { h(c, cause) })
@@ -223,6 +226,9 @@ func (c *Conn) evidence(was phase, pending *outbuf) Evidence {
 	}
 	info := l.core.kernel.Info(int(c.fd))
 	ev.Unacked = info.Unacked
+	if was == lingering && ev.Unacked > 0 {
+		ev.Unacked-- // our end of stream counts as one
+	}
 	ev.Kernel = KernelView{RTT: info.RTT, Retransmits: info.Retransmits, LastAck: info.LastAck}
 	return ev
 }

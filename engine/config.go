@@ -76,8 +76,9 @@ type Limits struct {
 
 // Backlog bounds one connection's output, in bytes.
 type Backlog struct {
-	// High: at or above it Send returns ErrBacklog. One message may go over
-	// it. 0: 1 MiB. At most 512 MiB.
+	// High: at or above it Send returns ErrBacklog. One message may go over it,
+	// and what other goroutines send while the loop hands as much to the kernel
+	// comes on top. 0: 1 MiB. At most 512 MiB.
 	High int
 	// Low: once the backlog falls below it after an ErrBacklog,
 	// Handler.Writable runs. 0: a quarter of High.

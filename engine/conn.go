@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -76,20 +77,23 @@ const (
 	aborted
 )
 
-// newConn enters a descriptor into the table. It returns nil if there is no
-// place for a number that high.
+// newConn enters a descriptor into the table. It returns nil, and has given
+// everything back, if there is no place for a number that high or the codec
+// fails.
 func (l *Loop) newConn(fd int, remote netip.AddrPort, p *profile) *Conn {
 	if fd >= maxSlots {
-		l.core.log.Error("descriptor number out of range", "fd", fd)
+		l.core.report(slog.LevelError, "descriptor number out of range", "fd", fd)
 		_ = l.core.kernel.Close(fd)
 		l.leave()
 		return nil
 	}
-	c := &Conn{
-		loop: l, profile: p, codec: p.codec.PerConn(),
-		id: newID(fd), remote: remote, since: l.now, fd: int32(fd),
-	}
+	c := &Conn{loop: l, profile: p, id: newID(fd), remote: remote, since: l.now, fd: int32(fd)}
 	l.core.conns.put(fd, c)
+	l.call(c, func() { c.codec = p.codec.PerConn() })
+	if c.ending != nil {
+		l.finish(c)
+		return nil
+	}
 	return c
 }
 
@@ -116,7 +120,7 @@ func (l *Loop) enter(c *Conn) {
 	l.stats.opened.Add(1)
 	plan := c.profile.plan
 	c.heart.Start(plan, l.beat, l.core.kernel.Random())
-	_, next := c.heart.Poll(plan, l.beat)
+	action, next := c.heart.Poll(plan, l.beat)
 	c.timer = l.arm(l.beatTick(next), uint32(c.fd))
 	if h := c.profile.handler.Open; h != nil {
 		l.call(c, func() {
@@ -124,6 +128,9 @@ func (l *Loop) enter(c *Conn) {
 				c.kill(Local, err)
 			}
 		})
+	}
+	if action == heartbeat.Ping && c.ending == nil {
+		l.call(c, c.ping)
 	}
 	if l.draining {
 		c.beginDrain(Shutdown, nil)
@@ -139,6 +146,17 @@ func (c *Conn) Loop() *Loop { return c.loop }
 
 // RemoteAddr returns the peer's address; the zero AddrPort for a Unix socket.
 func (c *Conn) RemoteAddr() netip.AddrPort { return c.remote }
+
+// LocalAddr returns the address of our end; the zero AddrPort for a Unix socket
+// and once the connection is closed.
+func (c *Conn) LocalAddr() netip.AddrPort {
+	c.mu.Lock()
+	defer c.mu.Unlock() // the descriptor is not freed meanwhile
+	if c.state.Load()&opened == 0 {
+		return netip.AddrPort{}
+	}
+	return c.loop.core.kernel.Local(int(c.fd))
+}
 
 // Set stores a value of the application's with the connection.
 func (c *Conn) Set(value any) {

@@ -91,7 +91,11 @@ const blockedGrace = time.Second
 // shutdown ends every connection, gracefully until ctx ends, and then the
 // loops. It may be called more than once, and returns when all is freed.
 func (co *core) shutdown(ctx context.Context) error {
-	if !co.beginShutdown() {
+	linger := co.limits.Linger
+	if deadline, ok := ctx.Deadline(); ok {
+		linger = time.Until(deadline)
+	}
+	if !co.beginShutdown(linger) {
 		return nil
 	}
 	for _, l := range co.loops {
@@ -118,8 +122,9 @@ func (co *core) shutdown(ctx context.Context) error {
 }
 
 // beginShutdown makes every loop let go of its listeners and drain its
-// connections. It returns false if there is nothing to wait for.
-func (co *core) beginShutdown() bool {
+// connections, each for as long as linger. It returns false if there is nothing
+// to wait for.
+func (co *core) beginShutdown(linger time.Duration) bool {
 	co.mu.Lock()
 	defer co.mu.Unlock()
 	first := !co.stopping
@@ -133,7 +138,7 @@ func (co *core) beginShutdown() bool {
 	}
 	if first {
 		for _, l := range co.loops {
-			l.mail.post(letter{f: l.drain})
+			l.mail.post(letter{f: func() { l.drain(linger) }})
 		}
 	}
 	return true
@@ -146,6 +151,13 @@ func (co *core) makeRoom() {
 			l.mail.post(letter{f: l.resumeStarved})
 		}
 	}
+}
+
+// report logs. It survives a panic in the application's slog.Handler, which
+// would otherwise end the process from within a loop.
+func (co *core) report(level slog.Level, msg string, args ...any) {
+	defer func() { _ = recover() }()
+	co.log.Log(context.Background(), level, msg, args...)
 }
 
 // reserve takes a place under MaxConns, if there is one.

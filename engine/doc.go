@@ -12,8 +12,8 @@
 // A callback owns the loop while it runs: it must not block, for it holds up
 // every other connection of that loop. Methods of Conn, Loop, Server and
 // Client may be called from any goroutine, callbacks included, with the
-// application's own locks held: none of them runs a callback or waits for one.
-// [Conn.Post] and [Loop.Post] lead from other goroutines back to the loop.
+// application's own locks held: none of them runs a callback or waits for one,
+// but for those that say that they wait: Serve, Shutdown and Dial. [Conn.Post] and [Loop.Post] lead from other goroutines back to the loop.
 //
 // # Lifetime
 //
@@ -33,7 +33,7 @@
 // # Limits
 //
 // A peer can make the engine hold at most one incomplete frame (the codec's
-// maximum), [Backlog].High plus one message of output, and a few kilobytes of
-// control frames. Connections above [Config.MaxConns] wait in the kernel's
+// maximum), about twice [Backlog].High plus one message of output, and a few
+// kilobytes of heartbeats. Connections above [Config.MaxConns] wait in the kernel's
 // queue. Running out of descriptors parks the listener and nothing else.
 package engine

@@ -24,7 +24,7 @@ func (c *Conn) heard(f codec.Frame) {
 	}
 	l.stats.pingsIn.Add(1)
 	if plan.Answers() {
-		c.sendControl(func(cd codec.Codec, dst []byte) []byte { return cd.AppendPong(dst, f.Payload) })
+		c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPong(dst, f.Payload) })
 	}
 }
 
@@ -42,8 +42,10 @@ func (c *Conn) overdue(action heartbeat.Action) {
 	l := c.loop
 	plan := c.profile.plan
 	if c.phase != open {
-		c.phaseTimedOut()
-		return
+		if action == heartbeat.None {
+			c.phaseTimedOut()
+		}
+		return // its liveness was due, and then it began to end
 	}
 	if !action.Verdict() {
 		c.ping()
@@ -78,5 +80,5 @@ func (c *Conn) overdue(action heartbeat.Action) {
 func (c *Conn) ping() {
 	c.loop.stats.pings.Add(1)
 	beat := codec.Beat{Stamp: c.heart.Stamp(), HasStamp: true, Interval: c.profile.plan.Announce()}
-	c.sendControl(func(cd codec.Codec, dst []byte) []byte { return cd.AppendPing(dst, beat) })
+	c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPing(dst, beat) })
 }

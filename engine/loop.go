@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"log/slog"
 	"math"
 	"runtime/debug"
 	"sync/atomic"
@@ -59,10 +60,11 @@ type Loop struct {
 
 	listeners  []*listener
 	readBuffer []byte
-	running    *Conn // whose callback runs, or ran last
-	draining   bool
-	stopping   bool
-	stopped    bool
+	running    *Conn                                  // whose callback runs, or ran last
+	unwinding  bool                                   // a Goexit is ending the goroutine
+	draining   bool                                   // no more connections; those there are to end
+	linger     time.Duration                          // how long that may take each
+	stopping   bool                                   // the mailbox is closed; the loop ends when it is served
 	fire       func(timingwheel.Timer, uint32) uint64 // l.fired, bound once
 }
 
@@ -75,7 +77,7 @@ func newLoop(co *core, index int) (*Loop, error) {
 		core: co, index: index, poller: poller,
 		empty: make(chan struct{}),
 		tick:  int64(co.limits.Tick),
-		armed: never,
+		armed: never, linger: co.limits.Linger,
 	}
 	l.mail.wake = poller.Wake
 	l.fire = l.fired
@@ -100,9 +102,8 @@ func (l *Loop) run(takesOver bool) {
 	} else {
 		l.readBuffer = make([]byte, readBufferSize)
 	}
-	err := l.poller.Run(l)
+	l.end(l.poller.Run(l))
 	returned = true
-	l.end(err)
 }
 
 // takeOver goes on where another goroutine was ended by Goexit: with the
@@ -110,6 +111,7 @@ func (l *Loop) run(takesOver bool) {
 // have had in hand. Reports that last are repeated; the wake-up, the timer and
 // edge-triggered reports are not.
 func (l *Loop) takeOver() {
+	l.unwinding = false
 	l.readClock()
 	if c := l.running; c != nil {
 		l.finish(c)
@@ -128,36 +130,28 @@ func (l *Loop) takeOver() {
 		}
 	} else {
 		l.core.conns.all(func(c *Conn) bool {
-			if c.loop == l && c.paused {
+			if c.loop == l && (c.paused || c.phase == connecting) {
 				l.turn(c, poll.Readable|poll.Writable)
 			}
 			return true
 		})
 	}
 	if l.draining {
-		l.drain()
-	}
-	if l.stopping {
-		l.mail.post(letter{f: l.stop})
+		l.drain(l.linger)
 	}
 	l.advance()
 }
 
-// end frees everything after the poller has stopped.
+// end frees everything after the poller has stopped, or failed. A Goexit in
+// Close makes it begin again.
 func (l *Loop) end(err error) {
 	if err != nil {
-		l.core.log.Error("event loop failed", "loop", l.index, "err", err)
-		l.mail.mu.Lock()
-		l.mail.closed = true
-		l.mail.mu.Unlock()
-		l.core.conns.all(func(c *Conn) bool {
-			if c.loop == l {
-				c.kill(Unknown, fmt.Errorf("event loop failed: %w", err))
-				l.finish(c)
-			}
-			return true
-		})
-		l.draining = true
+		l.core.report(slog.LevelError, "event loop failed", "loop", l.index, "err", err)
+		l.draining, l.stopping = true, true
+		l.mail.close()
+		for l.nextLetter() {
+		}
+		l.killAll(Unknown, fmt.Errorf("event loop failed: %w", err))
 		l.noteEmpty()
 		select {
 		case l.core.failed <- fmt.Errorf("engine: loop %d: %w", l.index, err):
@@ -170,6 +164,7 @@ func (l *Loop) end(err error) {
 
 // release closes the descriptors of a loop that does not run.
 func (l *Loop) release() {
+	l.mail.close()
 	for _, ln := range l.listeners {
 		l.closeListener(ln)
 	}
@@ -216,18 +211,30 @@ func (l *Loop) Woken() {
 	l.readClock()
 	l.mail.rearm() // before the mailbox is looked at: who posts from now on wakes again
 	for range mailBatch {
-		if l.batchNext == len(l.batch) {
-			l.batch, l.batchNext = l.mail.take(l.batch), 0
-		}
-		if l.batchNext == len(l.batch) || l.stopped {
+		if !l.nextLetter() {
+			if l.stopping {
+				l.killAll(Shutdown, nil) // who was handed over meanwhile
+				l.poller.Stop()
+			}
 			return
 		}
-		x := l.batch[l.batchNext]
-		l.batch[l.batchNext] = letter{}
-		l.batchNext++
-		l.deliver(x)
 	}
 	l.mail.poke()
+}
+
+// nextLetter serves one letter, if there is one.
+func (l *Loop) nextLetter() bool {
+	if l.batchNext == len(l.batch) {
+		l.batch, l.batchNext = l.mail.take(l.batch), 0
+		if len(l.batch) == 0 {
+			return false
+		}
+	}
+	x := l.batch[l.batchNext]
+	l.batch[l.batchNext] = letter{}
+	l.batchNext++
+	l.deliver(x)
+	return true
 }
 
 func (l *Loop) deliver(x letter) {
@@ -258,9 +265,17 @@ func (l *Loop) turn(c *Conn, ev poll.Events) {
 // finish settles c, and reads it to its end if writing has failed: what the
 // peer had sent before is still delivered.
 func (l *Loop) finish(c *Conn) {
-	for l.settle(c) {
-		c.state.Or(scheduled)
-		l.serve(c, poll.Readable)
+	if !l.settle(c) {
+		return
+	}
+	c.state.Or(scheduled)
+	l.serve(c, poll.Readable)
+	if l.settle(c) && !c.hungry { // more another time: others wait
+		c.hungry = true
+		if !l.mail.post(letter{c: c}) {
+			c.kill(Shutdown, nil)
+			l.settle(c)
+		}
 	}
 }
 
@@ -296,14 +311,17 @@ func (l *Loop) contain(c *Conn, panicked any) {
 	err := errGoexit
 	if panicked != nil {
 		err = fmt.Errorf("panic: %v", panicked)
+	} else if l.unwinding {
+		return // of nested calls, the innermost was the one
 	}
+	l.unwinding = panicked == nil
 	l.stats.panics.Add(1)
 	if c == nil {
-		l.core.log.Error("a posted function or timer failed", "err", err, "stack", string(debug.Stack()))
+		l.core.report(slog.LevelError, "a posted function or timer failed", "err", err, "stack", string(debug.Stack()))
 		return
 	}
-	l.core.log.Error("a callback failed", "conn", uint64(c.id), "remote", c.remote.String(), "err", err, "stack", string(debug.Stack()))
 	c.kill(Panic, err)
+	l.core.report(slog.LevelError, "a callback failed", "conn", uint64(c.id), "remote", c.remote.String(), "err", err, "stack", string(debug.Stack()))
 }
 
 // Post runs f on the loop, after everything posted before by the same
@@ -317,8 +335,8 @@ func (l *Loop) Post(f func()) error {
 
 // drain begins the loop's shutdown: no more listeners, and every connection
 // ends once what was sent to it is delivered. It may be repeated.
-func (l *Loop) drain() {
-	l.draining = true
+func (l *Loop) drain(linger time.Duration) {
+	l.draining, l.linger = true, linger
 	for _, ln := range l.listeners {
 		// Whom the kernel accepted already would otherwise be reset.
 		for range drainBatches {
@@ -351,25 +369,24 @@ func (l *Loop) noteEmpty() {
 	}
 }
 
-// stop resets what connections are left, serves the mailbox to its end and
-// ends the loop.
+// stop resets what connections are left. The loop ends when it has served what
+// is in its mailbox, which takes no more.
 func (l *Loop) stop() {
 	l.stopping = true
+	l.mail.close()
+	l.killAll(Shutdown, nil)
+}
+
+// killAll resets every connection of the loop.
+func (l *Loop) killAll(reason Reason, err error) {
 	l.core.conns.all(func(c *Conn) bool {
 		if c.loop == l {
 			c.hard = true
-			c.kill(Shutdown, nil)
+			c.kill(reason, err)
 			l.finish(c)
 		}
 		return true
 	})
-	if l.batchNext < len(l.batch) || !l.mail.closeIfEmpty() {
-		// Later, after what is in the mailbox.
-		l.mail.post(letter{f: l.stop})
-		return
-	}
-	l.stopped = true
-	l.poller.Stop()
 }
 
 // stallMeter measures for how long the loop did not get to run, within a

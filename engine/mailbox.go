@@ -40,18 +40,25 @@ func (m *mailbox) post(x letter) bool {
 	return true
 }
 
-// poke wakes the loop with no letter.
+// poke wakes the loop with no letter. Only the loop itself may call it, for it
+// works on a closed mailbox, too.
 func (m *mailbox) poke() {
 	m.mu.Lock()
-	if !m.closed && !m.awake {
+	if !m.awake {
 		m.awake = true
 		_ = m.wake()
 	}
 	m.mu.Unlock()
 }
 
+// maxKept is the largest slice of letters that is used again after a burst.
+const maxKept = 4096
+
 // take hands over what has come, in exchange for an empty slice.
 func (m *mailbox) take(empty []letter) []letter {
+	if cap(empty) > maxKept {
+		empty = nil
+	}
 	m.mu.Lock()
 	taken := m.letters
 	m.letters = empty[:0]
@@ -68,13 +75,9 @@ func (m *mailbox) rearm() {
 	m.mu.Unlock()
 }
 
-// closeIfEmpty refuses all further posts, unless there are letters to serve.
-func (m *mailbox) closeIfEmpty() bool {
+// close refuses all further posts. What was posted is there to be taken.
+func (m *mailbox) close() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.letters) > 0 {
-		return false
-	}
 	m.closed = true
-	return true
+	m.mu.Unlock()
 }

@@ -104,7 +104,7 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 	h := c.profile.handler
 	messages := uint64(0)
 	defer func() { c.loop.stats.messagesIn.Add(messages) }()
-	for len(b) > 0 {
+	for len(b) > 0 && !c.deaf() {
 		f, n, need, err := c.codec.Decode(b)
 		switch {
 		case err != nil:
@@ -133,9 +133,6 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 			if h.Frame != nil {
 				h.Frame(c, f)
 			}
-		}
-		if c.deaf() {
-			return nil, 0
 		}
 	}
 	return nil, 0

@@ -71,7 +71,7 @@ var (
 
 // CloseError is what Handler.Close receives. It wraps the cause, so that
 // errors.Is(err, syscall.ECONNRESET) tells; where a limit of time has no errno,
-// it wraps os.ErrDeadlineExceeded.
+// it wraps os.ErrDeadlineExceeded, and a Shutdown wraps net.ErrClosed.
 type CloseError struct {
 	Reason Reason
 	// Err is the cause: an errno, the codec's error, what Open returned, the
@@ -94,8 +94,8 @@ type Evidence struct {
 	// kernel and that the peer's kernel had not acknowledged; -1: unknown. What
 	// was acknowledged reached the peer's kernel, not necessarily the peer.
 	Unacked int
-	// Kernel is the kernel's own view, taken at a verdict of ours; zero
-	// otherwise.
+	// Kernel is the kernel's own view, taken just before the descriptor was
+	// freed.
 	Kernel KernelView
 }
 
@@ -136,10 +136,15 @@ func (e *CloseError) Error() string {
 
 // Unwrap returns the cause.
 func (e *CloseError) Unwrap() error {
-	if e.Err == nil && e.Reason.Timeout() {
+	switch {
+	case e.Err != nil:
+		return e.Err
+	case e.Reason.Timeout():
 		return os.ErrDeadlineExceeded
+	case e.Reason == Shutdown:
+		return ErrClosed
 	}
-	return e.Err
+	return nil
 }
 
 // reasonOfError tells what an error of read, write or SO_ERROR says of the

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -319,5 +320,127 @@ func TestPostingForeverStarvesNobody(t *testing.T) {
 		m := frame(t, codec.Data, fmt.Append(nil, i))
 		write(t, c, m)
 		expect(t, c, m)
+	}
+}
+
+// blocked makes a connection whose peer does not read and whose kernel buffers
+// are full. Reading from the returned peer ends that.
+func blocked(t *testing.T, srv *engine.Server, opened *conns) (*engine.Conn, net.Conn, int) {
+	t.Helper()
+	peer := rawDial(t, srv)
+	_ = peer.SetReadBuffer(16 << 10)
+	c := opened.wait(t, 1)[0]
+	const size = 50_000
+	sent := 0
+	for refused := 0; refused < 3; {
+		if c.Send(make([]byte, size)) == nil {
+			sent++
+			refused = 0
+		} else {
+			refused++
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	return c, peer, sent
+}
+
+// Messages that the codec refuses leave nothing behind, however many they are.
+func TestRefusedMessagesOnBlockedConnection(t *testing.T) {
+	opened := new(conns)
+	cfg := listenOne(engine.Handler{Open: opened.open}, heartbeat.Config{})
+	cfg.Listeners[0].Codec = codec.Native{MaxPayload: 60_000}
+	cfg.Loops = 1
+	srv := serve(t, cfg)
+	c, peer, sent := blocked(t, srv, opened)
+	refused := make(chan error, 200)
+	// A little room, so that Send asks the codec at all.
+	for range sent / 2 {
+		if _, err := io.ReadFull(peer, make([]byte, 50_004)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 200 {
+		_ = c.Post(func() { refused <- c.Send(make([]byte, 70_000)) })
+	}
+	for range 200 {
+		select {
+		case err := <-refused:
+			if !errors.Is(err, codec.ErrTooLarge) && !errors.Is(err, engine.ErrBacklog) {
+				t.Fatalf("Send of an oversized message: %v", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("the loop hangs")
+		}
+	}
+}
+
+// Small messages sent one event at a time to a blocked connection cost their
+// bytes, not a buffer each.
+func TestBacklogMemory(t *testing.T) {
+	opened := new(conns)
+	cfg := listenOne(engine.Handler{Open: opened.open}, heartbeat.Config{})
+	cfg.Backlog.High = 8 << 20
+	srv := serve(t, cfg)
+	peer := rawDial(t, srv)
+	_ = peer.SetReadBuffer(16 << 10)
+	c := opened.wait(t, 1)[0]
+	for srv.Stats().Total.BytesOut == 0 || c.Send(make([]byte, 50_000)) == nil {
+		before := srv.Stats().Total.BytesOut
+		_ = c.Send(make([]byte, 50_000))
+		time.Sleep(5 * time.Millisecond)
+		if before > 0 && srv.Stats().Total.BytesOut == before {
+			break
+		}
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	const n = 20_000
+	var done sync.WaitGroup
+	done.Add(n)
+	for range n {
+		_ = c.Post(func() { defer done.Done(); _ = c.Send([]byte("small")) })
+	}
+	done.Wait()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 4<<20 {
+		t.Errorf("%d messages of 5 bytes hold %d bytes", n, grown)
+	}
+}
+
+// Answers keep the order of their pings, and go on for as long as the peer
+// reads, even if the backlog never empties.
+func TestBeatsBehindBacklog(t *testing.T) {
+	opened := new(conns)
+	srv := serve(t, listenOne(engine.Handler{Open: opened.open}, heartbeat.Config{}))
+	c, peer, _ := blocked(t, srv, opened)
+	const rounds, each = 100, 20 // 16 bytes each: many times what may wait at once
+	next := 0
+	var asked uint64
+	for range rounds {
+		for range each {
+			write(t, peer, frame(t, codec.Ping, fmt.Appendf(nil, "%012d", asked)))
+			asked++
+		}
+		eventually(t, "the pings are in", func() bool { return srv.Stats().Total.PingsIn == asked })
+		for next < int(asked) {
+			var h [4]byte
+			if _, err := io.ReadFull(peer, h[:]); err != nil {
+				t.Fatal(err)
+			}
+			b := make([]byte, int(h[0])<<16|int(h[1])<<8|int(h[2]))
+			if _, err := io.ReadFull(peer, b); err != nil {
+				t.Fatal(err)
+			}
+			if codec.Kind(h[3]) != codec.Pong {
+				_ = c.Send(b) // what is read is replaced: the backlog never empties
+				continue
+			}
+			if want := fmt.Sprintf("%012d", next); string(b) != want {
+				t.Fatalf("answer %s, want %s", b, want)
+			}
+			next++
+		}
 	}
 }

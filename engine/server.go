@@ -77,7 +77,12 @@ func (s *Server) Serve(ctx context.Context) error {
 	case <-ctx.Done():
 	case failure = <-s.failed:
 	case <-s.stopped:
-		return ErrClosed
+		select {
+		case failure = <-s.failed:
+			return failure
+		default:
+			return ErrClosed
+		}
 	}
 	drain, cancel := context.WithTimeout(context.Background(), max(s.limits.DrainTimeout, 0))
 	defer cancel()

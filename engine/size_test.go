@@ -19,6 +19,9 @@ func TestConnSize(t *testing.T) {
 
 // An echoed message and an answered heartbeat allocate nothing.
 func TestNoAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes pools forget on purpose")
+	}
 	srv := serve(t, listenOne(engine.Handler{Message: echo}, heartbeat.Relaxed()))
 	c := rawDial(t, srv)
 	data := frame(t, codec.Data, make([]byte, 64))

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -91,7 +92,12 @@ func (l *Loop) tickOf(at int64) uint64 {
 	if at >= never-l.tick {
 		return 0
 	}
-	return uint64(max(at+l.tick-1, 1) / l.tick)
+	return uint64(max((at+l.tick-1)/l.tick, 1))
+}
+
+// after returns the time that comes once d has passed; never, if d is that long.
+func (l *Loop) after(d time.Duration) int64 {
+	return l.now + min(max(int64(d), 0), never-l.now)
 }
 
 // beatTick is tickOf for a time on the clock that stands still while the loop
@@ -118,7 +124,7 @@ func (l *Loop) wakeAt(at int64) {
 	if at < l.armed {
 		l.armed = at
 		if err := l.poller.Arm(at); err != nil {
-			l.core.log.Error("cannot arm the loop's timer", "loop", l.index, "err", err)
+			l.core.report(slog.LevelError, "cannot arm the loop's timer", "loop", l.index, "err", err)
 		}
 	}
 }

@@ -4,25 +4,26 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
 )
 
 const (
-	// maxControl bounds the heartbeats that wait behind a full kernel buffer,
-	// in bytes: a peer that does not read needs no more of them.
-	maxControl = 4 << 10
+	// maxBeats bounds the heartbeats that wait behind a full kernel buffer, in
+	// bytes.
+	maxBeats = 4 << 10
 	// maxFlush bounds what one flush writes, for the sake of the others.
 	maxFlush = 1 << 20
 )
 
 // backlog is what the kernel did not take, oldest first.
 type backlog struct {
-	bufs    []*outbuf
-	off     int // bytes of bufs[0] that the kernel has
-	bytes   int // that it has not
-	control int // of them, in heartbeats
-	iov     [][]byte
+	bufs  []*outbuf
+	off   int // bytes of bufs[0] that the kernel has
+	bytes int // that it has not
+	// beats is the one of bufs that holds heartbeats, and nothing else; nil:
+	// none does.
+	beats *outbuf
+	iov   [][]byte
 }
 
 func (b *backlog) push(p *outbuf) {
@@ -30,10 +31,25 @@ func (b *backlog) push(p *outbuf) {
 	b.bytes += len(p.b)
 }
 
-// pushControl puts a heartbeat at the next frame boundary, before the data.
-func (b *backlog) pushControl(p *outbuf) {
+// pushBeat appends a heartbeat behind those that wait, or puts it at the next
+// frame boundary, before the data. It is left out where too many wait: a peer
+// that does not read needs no more of them.
+func (b *backlog) pushBeat(encode func(dst []byte) []byte) {
+	if p := b.beats; p != nil {
+		if before := len(p.b); before < maxBeats {
+			p.add(encode(p.b), control)
+			b.bytes += len(p.b) - before
+		}
+		return
+	}
+	p := getOutbuf()
+	p.add(encode(p.b), control)
+	if len(p.b) == 0 {
+		p.release()
+		return
+	}
 	b.bytes += len(p.b)
-	b.control += len(p.b)
+	b.beats = p
 	first := b.bufs[0]
 	cut := first.boundary(b.off)
 	at := 1
@@ -84,15 +100,15 @@ func (b *backlog) written(n int) (frames int) {
 		n -= to - b.off
 		b.off = to
 		if to == len(p.b) {
+			if p == b.beats {
+				b.beats = nil
+			}
 			p.release()
 			b.off = 0
 			done++
 		}
 	}
 	b.bufs = slices.Delete(b.bufs, 0, done)
-	if len(b.bufs) == 0 {
-		b.control = 0
-	}
 	return frames
 }
 
@@ -116,17 +132,21 @@ func (b *backlog) release() {
 // flush writes what was sent. On an error what was not written stays in the
 // backlog, to be counted.
 func (c *Conn) flush() error {
+	b := c.backlog
+	if b != nil && c.blocked {
+		return nil // what was sent goes on collecting in one buffer
+	}
 	c.mu.Lock()
 	p, starved := c.pending, c.starved
 	c.pending = nil
 	c.mu.Unlock()
+	if p != nil && len(p.b) == 0 { // the codec refused what was to go in
+		p.release()
+		p = nil
+	}
 
-	b := c.backlog
 	if b == nil {
-		if p == nil || len(p.b) == 0 {
-			if p != nil {
-				p.release()
-			}
+		if p == nil {
 			return nil
 		}
 		n, err := c.loop.core.kernel.Write(int(c.fd), p.b)
@@ -217,7 +237,7 @@ func (c *Conn) noteRoom() {
 	if c.pending != nil {
 		size += len(c.pending.b)
 	}
-	room := c.starved && size < c.loop.core.limits.Backlog.Low && c.state.Load()&closing == 0
+	room := c.starved && size < c.loop.core.limits.Backlog.Low && c.state.Load()&closing == 0 && c.ending == nil
 	if room {
 		c.starved = false
 	}
@@ -227,16 +247,11 @@ func (c *Conn) noteRoom() {
 	}
 }
 
-// sendControl queues a heartbeat, ahead of data that waits already. encode
-// appends it. It is left out while too much of that kind waits.
-func (c *Conn) sendControl(encode func(c codec.Codec, dst []byte) []byte) {
-	if b := c.backlog; b != nil {
-		if b.control >= maxControl {
-			return
-		}
-		p := getOutbuf()
-		p.add(encode(c.codec, p.b), control)
-		b.pushControl(p)
+// sendBeat queues a heartbeat, which encode appends: ahead of data that waits
+// already.
+func (c *Conn) sendBeat(encode func(dst []byte) []byte) {
+	if c.backlog != nil {
+		c.backlog.pushBeat(encode)
 		return
 	}
 	c.mu.Lock()
@@ -247,5 +262,5 @@ func (c *Conn) sendControl(encode func(c codec.Codec, dst []byte) []byte) {
 	if c.pending == nil {
 		c.pending = getOutbuf()
 	}
-	c.pending.add(encode(c.codec, c.pending.b), control)
+	c.pending.add(encode(c.pending.b), control)
 }

@@ -3,6 +3,7 @@
 package poll
 
 import (
+	"errors"
 	"os"
 	"sync/atomic"
 	"time"
@@ -17,12 +18,17 @@ import (
 // does nothing), so a paused connection would spin in level-triggered mode.
 const edgeTriggered = true
 
-// Pause does nothing: the caller ignores what is reported meanwhile.
-func (p *native) Pause(int) error { return nil }
+// Pause only adds interest in writing: the caller ignores what else is reported.
+func (p *native) Pause(fd int) error { return p.gnet.AddWrite(p.attachment(fd), true) }
 
+// Resume adds the interest in reading again. That reports what has come
+// meanwhile, and is what a connection being established has been lacking.
 func (p *native) Resume(fd int, writing bool) error {
-	if writing {
-		return p.Writing(fd, true)
+	if err := p.gnet.AddRead(p.attachment(fd), true); err != nil || writing {
+		return err
+	}
+	if err := p.gnet.ModRead(p.attachment(fd), true); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
 	}
 	return nil
 }

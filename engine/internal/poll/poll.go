@@ -37,15 +37,16 @@ type Handler interface {
 type Poller interface {
 	// Add watches fd for reading, hang-up and errors.
 	Add(fd int) error
-	// AddWrite watches fd for writing only: an outgoing connection that is
-	// being established.
+	// AddWrite watches fd for writing only, edge-triggered, as if it had been
+	// added and paused: an outgoing connection that is being established.
+	// Resume follows.
 	AddWrite(fd int) error
 	// Writing turns the interest in writing on or off, for a descriptor that
 	// is watched for reading. Reading stays on.
 	Writing(fd int, on bool) error
 	// Pause stops reports of arriving data, while resets, hang-ups and room to
-	// write are still reported. Where the system cannot drop read interest
-	// (kqueue), reports may go on and the caller ignores them.
+	// write are reported, each once. Where the system cannot drop read interest
+	// (kqueue), reports of data may go on and the caller ignores them.
 	Pause(fd int) error
 	// Resume undoes Pause; writing tells whether room to write is wanted too.
 	// Data that came meanwhile is reported, or, where EdgeTriggered, is the
