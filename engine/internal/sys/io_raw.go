@@ -4,6 +4,7 @@ package sys
 
 import (
 	"net/netip"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +13,8 @@ import (
 // These calls go to the kernel without telling Go's scheduler: on a
 // non-blocking socket they never wait, and the notice costs 2 to 10 % of the
 // CPU of a message. What they can cost is bounded by MaxWrite and by the size
-// of the loop's read buffer. Under the race detector io_unix.go takes their
+// of the loop's read buffer. syscall.RawSyscall6 is the innermost of Go's
+// layers; package unix adds two. Under the race detector io_unix.go takes their
 // place, so that it sees buffers and ordering.
 
 // ReusePort: several sockets may listen on one port, and the kernel spreads
@@ -23,7 +25,7 @@ const ReusePort = true
 // the stream.
 func (Kernel) Read(fd int, p []byte) (int, error) {
 	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
 		if errno == 0 {
 			return int(n), nil
 		}
@@ -39,7 +41,7 @@ func (Kernel) Write(fd int, p []byte) (int, error) {
 		p = p[:MaxWrite]
 	}
 	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
 		if errno == 0 {
 			return int(n), nil
 		}
@@ -67,7 +69,7 @@ func (Kernel) Writev(fd int, bufs [][]byte) (int, error) {
 		n++
 	}
 	for {
-		written, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(n))
+		written, _, errno := syscall.RawSyscall6(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(n), 0, 0, 0)
 		if errno == 0 {
 			return int(written), nil
 		}
@@ -82,7 +84,7 @@ func (Kernel) Accept(fd int) (int, netip.AddrPort, error) {
 	var sa unix.RawSockaddrInet6 // the largest of those we read
 	size := uint32(unsafe.Sizeof(sa))
 	for {
-		nfd, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&sa)),
+		nfd, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&sa)),
 			uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 		if errno == 0 {
 			return int(nfd), rawAddrPort(&sa), nil
