@@ -71,6 +71,11 @@ func (b *backlog) pushBeat(encode func(dst []byte) []byte) {
 		}
 		first.b, first.ends = first.b[:cut], first.ends[:whole]
 		b.bufs = slices.Insert(b.bufs, 1, rest)
+		if cut == b.off { // all of it is written
+			first.release()
+			b.bufs = slices.Delete(b.bufs, 0, 1)
+			b.off, at = 0, 0
+		}
 	}
 	b.bufs = slices.Insert(b.bufs, at, p)
 }
