@@ -119,8 +119,11 @@ func (l *Loop) arm(tick uint64, data uint32) timingwheel.Timer {
 	return t
 }
 
-// wakeAt makes sure that the poller's timer expires by then.
+// wakeAt makes sure that the poller's timer expires by then. A time that has
+// passed when it is asked for counts as now: that the loop was stalled shows in
+// a timer that was armed in time.
 func (l *Loop) wakeAt(at int64) {
+	at = max(at, l.now)
 	if at < l.armed {
 		l.armed = at
 		if err := l.poller.Arm(at); err != nil {
