@@ -315,7 +315,7 @@ func TestCloseLinger(t *testing.T) {
 	cfg.Backlog.High = 16 << 20
 	srv := serve(t, cfg)
 	c := rawDial(t, srv)
-	_ = c.SetReadBuffer(4 << 10)
+	_ = c.SetReadBuffer(readBuffer)
 	write(t, c, frame(t, codec.Data, nil))
 	ce := cs.reason(t, engine.Local)
 	if ce.Evidence.Unsent == 0 || ce.Evidence.Unacked <= 0 {

@@ -17,6 +17,11 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
+// readBuffer is what peers that are to block early ask for. Much less, and the
+// window stays below loopback's segment size, so that the kernel sends one
+// segment per probe, every 200 ms.
+const readBuffer = 256 << 10
+
 // Many goroutines send to many connections: each one's messages arrive whole
 // and in its own order.
 func TestSendFromAnyGoroutine(t *testing.T) {
@@ -140,7 +145,7 @@ func TestBacklog(t *testing.T) {
 	cfg.Backlog = engine.Backlog{High: 256 << 10, Low: 64 << 10}
 	srv := serve(t, cfg)
 	c := rawDial(t, srv)
-	_ = c.SetReadBuffer(16 << 10)
+	_ = c.SetReadBuffer(readBuffer)
 	conn := opened.wait(t, 1)[0]
 
 	payload := make([]byte, 1000)
@@ -191,7 +196,7 @@ func TestPongOvertakesBacklog(t *testing.T) {
 	cfg.Backlog.High = 8 << 20
 	srv := serve(t, cfg)
 	c := rawDial(t, srv)
-	_ = c.SetReadBuffer(16 << 10)
+	_ = c.SetReadBuffer(readBuffer)
 	conn := opened.wait(t, 1)[0]
 	const size = 50_000
 	sent := 0
@@ -243,9 +248,11 @@ func TestPongOvertakesBacklog(t *testing.T) {
 // Of a peer that vanishes with a backlog, what was not sent is counted.
 func TestUnsentIsCounted(t *testing.T) {
 	opened, cs := new(conns), newCloses()
-	srv := serve(t, listenOne(engine.Handler{Open: opened.open, Close: cs.note}, heartbeat.Config{}))
+	cfg := listenOne(engine.Handler{Open: opened.open, Close: cs.note}, heartbeat.Config{})
+	cfg.Backlog.High = 16 << 20 // more than the kernel ever takes
+	srv := serve(t, cfg)
 	c := rawDial(t, srv)
-	_ = c.SetReadBuffer(16 << 10)
+	_ = c.SetReadBuffer(readBuffer)
 	conn := opened.wait(t, 1)[0]
 	taken := 0
 	for refused := 0; refused < 5; {
@@ -328,7 +335,7 @@ func TestPostingForeverStarvesNobody(t *testing.T) {
 func blocked(t *testing.T, srv *engine.Server, opened *conns) (*engine.Conn, net.Conn, int) {
 	t.Helper()
 	peer := rawDial(t, srv)
-	_ = peer.SetReadBuffer(16 << 10)
+	_ = peer.SetReadBuffer(readBuffer)
 	c := opened.wait(t, 1)[0]
 	const size = 50_000
 	sent := 0
@@ -382,7 +389,7 @@ func TestBacklogMemory(t *testing.T) {
 	cfg.Backlog.High = 8 << 20
 	srv := serve(t, cfg)
 	peer := rawDial(t, srv)
-	_ = peer.SetReadBuffer(16 << 10)
+	_ = peer.SetReadBuffer(readBuffer)
 	c := opened.wait(t, 1)[0]
 	for srv.Stats().Total.BytesOut == 0 || c.Send(make([]byte, 50_000)) == nil {
 		before := srv.Stats().Total.BytesOut
