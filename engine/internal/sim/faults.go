@@ -25,6 +25,9 @@ type Faults struct {
 	SmallBatch int
 	// Shuffle: a batch is in random order instead of that of arrival.
 	Shuffle int
+	// Preempt: a loop loses its processor for a moment between two events of a
+	// batch, or before a call into the kernel, and others run meanwhile.
+	Preempt int
 	// Hiccup: a loop gets its processor up to 30 ms late.
 	Hiccup int
 }
@@ -47,6 +50,7 @@ const (
 	cOpenFails
 	cSpuriousHint
 	cSmallBatch
+	cPreempt
 	cHiccup
 	cStall
 	cOutage
@@ -87,6 +91,7 @@ var counterNames = [lastCounter]string{
 	cOpenFails:     "poller cannot be opened",
 	cSpuriousHint:  "spurious event",
 	cSmallBatch:    "small batch",
+	cPreempt:       "loop preempted",
 	cHiccup:        "loop scheduled late",
 	cStall:         "machine stalled",
 	cOutage:        "link outage",

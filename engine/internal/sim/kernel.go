@@ -296,6 +296,7 @@ func (k *Kernel) Listen(a sys.Addr, count int) (fds []int, bound sys.Addr, err e
 }
 
 func (k *Kernel) Accept(fd int) (int, netip.AddrPort, error) {
+	k.preempt()
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
 	nfd, remote, err := k.accept(fd)
@@ -353,6 +354,7 @@ func (k *Kernel) installSocket(s *sock) int {
 }
 
 func (k *Kernel) Connect(a sys.Addr) (int, error) {
+	k.preempt()
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
 	fd, err := k.connect(a)
@@ -414,6 +416,7 @@ func (k *Kernel) Local(fd int) netip.AddrPort {
 }
 
 func (k *Kernel) Read(fd int, p []byte) (int, error) {
+	k.preempt()
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
 	s, err := k.stream("read", fd)
@@ -432,7 +435,9 @@ func (k *Kernel) Read(fd int, p []byte) (int, error) {
 }
 
 func (k *Kernel) read(s *sock, p []byte) (int, error) {
-	if have := min(len(p), s.rcv.len()); have > 0 {
+	// What has been there for a while cannot be as if it came later.
+	const moment = int64(time.Millisecond)
+	if have := min(len(p), s.rcv.len()); have > 0 && k.w.now-s.rcvdAt < moment {
 		if k.w.chance(k.cfg.Faults.AgainRead) {
 			k.w.counts[cAgainRead]++
 			k.w.later(s.file, in)
@@ -448,6 +453,7 @@ func (k *Kernel) read(s *sock, p []byte) (int, error) {
 }
 
 func (k *Kernel) Write(fd int, p []byte) (int, error) {
+	k.preempt()
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
 	s, err := k.stream("write", fd)
@@ -466,6 +472,7 @@ func (k *Kernel) Write(fd int, p []byte) (int, error) {
 }
 
 func (k *Kernel) Writev(fd int, bufs [][]byte) (int, error) {
+	k.preempt()
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
 	s, err := k.stream("writev", fd)

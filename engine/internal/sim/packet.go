@@ -173,6 +173,7 @@ func (s *sock) receive(p *packet) {
 		}
 		s.rcv.push(p.data)
 		s.rcvd += int64(len(p.data))
+		s.rcvdAt = w.now
 		p.from.arrived = w.now
 		w.xmit(s, ack)
 		s.notify(in)

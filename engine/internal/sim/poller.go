@@ -26,6 +26,8 @@ type poller struct {
 	stopped bool
 	closed  bool
 	owed    bool // something to see, but nobody in Run
+	midway  bool // preempted in the middle of a batch
+	asked   bool // Wake was called; see World.welcome
 
 	regs  []*registration
 	ready []*registration // those that may have something to tell, in order
@@ -107,17 +109,23 @@ func (t *turn) act(w *World, e entry) {
 		p.kickAt(until)
 		return
 	}
-	p.collect()
-	if len(p.batch) == 0 {
-		return // a poller swallows an empty wait
+	if !p.midway {
+		p.collect()
+		if len(p.batch) == 0 {
+			return // a poller swallows an empty wait
+		}
 	}
+	p.midway = false
 	w.running = p
 	w.mu.Unlock()
 	p.baton <- struct{}{}
 	<-p.back
 	w.mu.Lock()
-	w.running = nil
 	w.settle()
+	if p.midway {
+		p.kickAt(w.now + w.draw(Range{500, 50e3}))
+		return
+	}
 	for p.exited && w.cfg.Settle == nil {
 		w.mu.Unlock()
 		p.awaitHeir()
@@ -132,6 +140,27 @@ func (t *turn) act(w *World, e entry) {
 	if len(p.ready) > 0 || p.woken || p.expired && !p.k.cfg.Kqueue {
 		p.kickAt(p.busy)
 	}
+}
+
+// preempt takes the processor from the running loop for a moment, if that is one
+// of k's and chance wills it: other loops and scripts get their turns in the
+// middle of its batch. Called without w.mu, and only where a loop holds no lock
+// of its own.
+func (k *Kernel) preempt() {
+	w := k.w
+	w.mu.Lock()
+	p := w.running
+	if p == nil || p.k != k || w.nested || !w.chance(k.cfg.Faults.Preempt) {
+		w.mu.Unlock()
+		return
+	}
+	w.counts[cPreempt]++
+	w.trace.call(w.now, k, "preempted", p.index, 0, nil)
+	p.midway = true
+	w.running = nil
+	w.mu.Unlock()
+	p.back <- struct{}{}
+	<-p.baton
 }
 
 // awaitHeir waits for the goroutine that calls Run after a Goexit. It is on its
@@ -206,7 +235,7 @@ func (p *poller) Run(h poll.Handler) error {
 	p.handler = h
 	p.inRun = true
 	p.owed = true
-	w.entered = true
+	w.expected = true
 	if p.exited {
 		p.exited = false
 		select {
@@ -231,6 +260,7 @@ func (p *poller) handle() (more bool) {
 	finished := false
 	defer func() {
 		w.mu.Lock()
+		w.running = nil // here, because the heir of a Goexit does not wait for the driver
 		if !finished {
 			// The rest of the batch is lost, as it is with a real poller.
 			w.counts[cGoexit]++
@@ -244,6 +274,9 @@ func (p *poller) handle() (more bool) {
 		p.back <- struct{}{}
 	}()
 	for i := range p.batch {
+		if i > 0 {
+			p.k.preempt()
+		}
 		p.deliver(&p.batch[i])
 		w.mu.Lock()
 		stopped := p.stopped
@@ -349,7 +382,9 @@ func (p *poller) Close() error {
 	return nil
 }
 
-// Wake may be called by any goroutine.
+// Wake may be called by any goroutine, at any time. It takes effect when the
+// running loop has given the baton back, so that a goroutine that runs beside
+// the loop leaves no trace of when it did.
 func (p *poller) Wake() error {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
@@ -357,9 +392,8 @@ func (p *poller) Wake() error {
 		p.w.violation("%s: Wake of closed poller %d", p.k.name, p.index)
 		return syscall.EBADF
 	}
-	p.w.trace.call(p.w.now, p.k, "wake", p.index, 0, nil)
-	p.woken = true
-	p.kick()
+	p.asked = true
+	p.w.expected = true
 	return nil
 }
 

@@ -284,10 +284,12 @@ func (p *poller) writing(f *file, on bool) error {
 func (p *poller) Pause(fd int) error {
 	f, err := p.control("Pause", fd)
 	defer p.w.mu.Unlock()
-	if err != nil || p.k.cfg.Kqueue {
+	switch {
+	case err != nil:
 		return err
-	}
-	if f.reg == nil {
+	case p.k.cfg.Kqueue:
+		return p.register(f, out, true) // interest in reading cannot be dropped
+	case f.reg == nil:
 		p.w.violation("%s: Pause of descriptor %d, which is not watched", p.k.name, fd)
 		return syscall.ENOENT
 	}
@@ -298,8 +300,13 @@ func (p *poller) Pause(fd int) error {
 func (p *poller) Resume(fd int, writing bool) error {
 	f, err := p.control("Resume", fd)
 	defer p.w.mu.Unlock()
-	if err != nil || p.k.cfg.Kqueue && !writing {
+	if err != nil {
 		return err
+	}
+	if p.k.cfg.Kqueue {
+		if err := p.register(f, in, true); err != nil || writing || f.reg.interest&out == 0 {
+			return err
+		}
 	}
 	return p.writing(f, writing)
 }

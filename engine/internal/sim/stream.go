@@ -42,6 +42,7 @@ type sock struct {
 	rcv    fifo
 	rcvCap int
 	rcvd   int64 // bytes that arrived
+	rcvdAt int64 // when the last of them did
 	told   int64 // up to which byte the other side was told it may send
 	finIn  bool
 

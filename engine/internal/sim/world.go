@@ -95,7 +95,7 @@ type World struct {
 	running  *poller // whose batch is being handled
 	nested   bool    // Spend is running the queue
 	deferred []entry // what Spend must leave to the driver
-	entered  bool    // a poller was entered since the driver looked
+	expected bool    // a poller was entered or woken since the driver looked
 
 	freePackets []*packet
 	trace       trace
@@ -194,16 +194,22 @@ func (w *World) happen(e entry) {
 	e.do.act(w, e)
 }
 
-// welcome lets pollers that were entered, possibly several at once by
-// goroutines of their own, look at what waits for them: in the order in which
-// they were opened, so that the race between those goroutines is never seen.
+// welcome looks after pollers that were entered or woken, possibly several at
+// once by goroutines of their own: in the order in which they were opened, so
+// that the race between those goroutines is never seen.
 func (w *World) welcome() {
-	if !w.entered {
+	if !w.expected {
 		return
 	}
-	w.entered = false
+	w.expected = false
 	for _, k := range w.machines {
 		for _, p := range k.pollers {
+			if p.asked && !p.closed {
+				p.asked = false
+				p.woken = true
+				w.trace.call(w.now, k, "wake", p.index, 0, nil)
+				p.kick()
+			}
 			if p.inRun && p.owed {
 				p.owed = false
 				p.kickAt(w.now)

@@ -198,7 +198,7 @@ func url(k *sim.Kernel) string { return "tcp://" + netip.AddrPortFrom(k.Addr(), 
 var nasty = sim.Faults{
 	ShortRead: 300, ShortWrite: 300, AgainRead: 200, AgainWrite: 200,
 	AcceptAgain: 100, AcceptNFile: 50, AcceptNoBufs: 50, AcceptNoMem: 50,
-	SpuriousHint: 200, SmallBatch: 300, Shuffle: 500, Hiccup: 20,
+	SpuriousHint: 200, SmallBatch: 300, Shuffle: 500, Preempt: 50, Hiccup: 20,
 }
 
 // transfer lets peers send random amounts through an echo loop on a nasty
