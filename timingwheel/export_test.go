@@ -55,8 +55,66 @@ func (w *Wheel) Check() error {
 	if used := int(w.fresh) - firstNode; used != armed+free+retired {
 		return fmt.Errorf("%d nodes used, but %d armed, %d free, %d retired", used, armed, free, retired)
 	}
+	return w.checkMarks()
+}
+
+// checkMarks checks that no block of marks is lost, shared or out of range.
+func (w *Wheel) checkMarks() error {
+	l := &w.lookahead
+	seen := map[uint32]bool{}
+	count := func(b uint32, used bool) error {
+		for ; b != 0; b = l.at(b).next {
+			if seen[b] || b >= l.fresh {
+				return fmt.Errorf("block %d of marks is in two chains, or out of range", b)
+			}
+			seen[b] = true
+			m := l.at(b)
+			if !used {
+				continue
+			}
+			if m.n == 0 || m.n > marksPerBlock {
+				return fmt.Errorf("block %d has %d marks", b, m.n)
+			}
+			for _, i := range m.node[:m.n] {
+				if i < firstNode || i >= w.fresh {
+					return fmt.Errorf("block %d: mark %d is out of range", b, i)
+				}
+			}
+		}
+		return nil
+	}
+	if err := count(l.block, true); err != nil {
+		return err
+	}
+	for head := uint32(firstHead); head < firstNode; head++ {
+		if err := count(uint32(w.at(head).deadline>>32), true); err != nil {
+			return err
+		}
+	}
+	if len(seen) != l.inUse {
+		return fmt.Errorf("%d blocks of marks are in use, not %d", len(seen), l.inUse)
+	}
+	if err := count(l.free, false); err != nil {
+		return err
+	}
+	if len(seen) != max(1, int(l.fresh))-1 {
+		return fmt.Errorf("%d of %d blocks of marks are lost", max(1, int(l.fresh))-1-len(seen), l.fresh)
+	}
 	return nil
 }
+
+// Marks returns the marks of the slot that a deadline has, as node indices.
+func (w *Wheel) Marks(deadline uint64) []uint32 {
+	var marks []uint32
+	for b := uint32(w.at(naiveSlot(w.now, deadline)).deadline >> 32); b != 0; b = w.lookahead.at(b).next {
+		m := w.lookahead.at(b)
+		marks = append(marks, m.node[:m.n]...)
+	}
+	return marks
+}
+
+// MarkStride is the number of nodes from one mark to the next.
+const MarkStride = markStride
 
 // checkList checks the list at head and returns its length.
 func (w *Wheel) checkList(head uint32) (int, error) {

@@ -89,6 +89,7 @@ type Scheduler struct {
 	now     int64        // ns, read at the last look at the clock
 	batch   []*FuncTimer // timers whose turn has come; only what expire adds under a shard's lock, which drive calls
 	ran     int          // how many of batch have had their turn
+	sum     int64        // keeps reads from being optimized away
 }
 
 // NewScheduler starts a Scheduler. It ends with Close.

@@ -105,8 +105,8 @@ func (sh *shard) entry(node Timer) **FuncTimer {
 	return &sh.timers[i>>chunkBits][i&chunkMask]
 }
 
-// advance visits up to visitBudget timers that are due at tick, appends to batch those that are to run, and reports
-// whether there are no more.
+// advance visits up to visitBudget timers that are due at tick, puts those that are to run into the Scheduler's batch, and
+// reports whether there are no more.
 func (sh *shard) advance(tick uint64) (done bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -114,6 +114,7 @@ func (sh *shard) advance(tick uint64) (done bool) {
 		return true
 	}
 	done = sh.wheel.Advance(tick, visitBudget, sh.fire)
+	sh.settle(tick)
 	next, ok := sh.wheel.Next()
 	if !ok {
 		next = noTick
@@ -122,23 +123,41 @@ func (sh *shard) advance(tick uint64) (done bool) {
 	return done
 }
 
-// expire is the wheel's fire function. It only collects: whether a timer runs is decided when its turn comes, by
-// FuncTimer.claim, so that it can be stopped until then.
+// expire is the wheel's fire function. It only collects.
 func (sh *shard) expire(node Timer, _ uint32) (again uint64) {
-	s := sh.sched
-	t := *sh.entry(node)
-	if due := t.due.Load(); due < 0 {
-		t.due.CompareAndSwap(due, 0) // or else it has just been armed again
-	}
-	if due := t.due.Load(); due > 0 {
-		if tick := s.tickUp(due); tick > sh.wheel.Now() {
-			sh.unpark(t) // let another one have it
-			return tick  // postponed
-		}
-		s.batch = append(s.batch, t)
-	}
-	sh.forget(t)
+	t := sh.entry(node)
+	sh.sched.batch = append(sh.sched.batch, *t)
+	*t = nil
 	return 0
+}
+
+// settle goes through what expire has collected. It drops timers that were stopped, puts those back that were postponed,
+// and leaves those that are due. Whether these run is decided when their turn comes, by FuncTimer.claim, so that they can
+// be stopped until then. The caller holds mu.
+func (sh *shard) settle(tick uint64) {
+	s := sh.sched
+	// The timers may be anywhere in memory. While nothing depends on what is read, the processor fetches several at once.
+	for _, t := range s.batch {
+		s.sum += t.due.Load()
+	}
+	due := s.batch[:0]
+	for _, t := range s.batch {
+		t.node = 0
+		sh.unpark(t)
+		at := t.due.Load()
+		for at < 0 && !t.due.CompareAndSwap(at, 0) { // parked: its place is gone, unless it has just been armed again
+			at = t.due.Load()
+		}
+		switch {
+		case at <= 0:
+		case s.tickUp(at) > tick:
+			sh.link(t, s.tickUp(at), tick)
+		default:
+			due = append(due, t)
+		}
+	}
+	clear(s.batch[len(due):])
+	s.batch = due
 }
 
 // close stops all timers.

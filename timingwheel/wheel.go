@@ -34,10 +34,10 @@ const (
 
 // node is a timer, or the head of a list of timers. It holds no pointer, so that the collector never looks inside a chunk.
 type node struct {
-	deadline uint64 // tick
+	deadline uint64 // tick; in a head: first<<32 | last block of the list's marks, 0 if it has none
 	next     uint32 // in its list; noNode while the timer is in none, that is while it fires; in a free node: next free node
 	prev     uint32
-	data     uint32 // the caller's
+	data     uint32 // the caller's; in a head: nodes appended since the list was empty
 	gen      uint32 // odd while a timer lives here, even while free; part of the handle
 }
 
@@ -50,7 +50,7 @@ type chunk [chunkNodes]node
 // Use [New] to make one; the zero Wheel is not usable.
 //
 // A timer costs 24 bytes in a slab that grows in chunks, holds no pointers and is never given back: freed nodes are
-// reused. No method allocates, except Add once in 4096 timers while more are outstanding than ever before.
+// reused. Lookahead takes 0.3 % more. No method allocates, except to arm more timers than were ever outstanding before.
 type Wheel struct {
 	// Invariants, between any two calls (Check in export_test.go):
 	//   - an armed node that is in neither the pending nor the due list has a deadline after now, or equal to it at the
@@ -71,6 +71,7 @@ type Wheel struct {
 	advancing   bool
 	heads       *chunk // chunks[0]
 	chunks      []*chunk
+	lookahead   lookahead
 }
 
 // New returns an empty wheel that stands at the tick now.
@@ -212,6 +213,7 @@ func (w *Wheel) Advance(now uint64, budget int, fire func(t Timer, data uint32) 
 				return false
 			}
 			budget--
+			w.lookAhead(i)
 			n := w.at(i)
 			w.unlink(n)
 			w.place(i, n)
@@ -221,6 +223,7 @@ func (w *Wheel) Advance(now uint64, budget int, fire func(t Timer, data uint32) 
 				return false
 			}
 			budget--
+			w.lookAhead(i)
 			n := w.at(i)
 			w.disarm(n)
 			n.next = noNode
@@ -369,6 +372,8 @@ func (w *Wheel) splice(level, slot uint, to uint32) {
 	first, last := from.next, from.prev
 	from.next = uint32(firstHead + level*slots + slot)
 	from.prev = from.next
+	w.lookahead.begin(uint32(from.deadline >> 32))
+	from.deadline = 0
 	w.vacate(from.next)
 	w.heads[to].next, w.heads[to].prev = first, last
 	w.at(first).prev = to
@@ -381,6 +386,9 @@ func (w *Wheel) pushBack(head, i uint32, n *node) {
 	n.next, n.prev = head, last
 	w.at(last).next = i
 	h.prev = i
+	if h.data++; h.data%markStride == 0 {
+		w.mark(h, i)
+	}
 }
 
 // unlink takes a node out of its list. Its own links keep their old values.
@@ -395,6 +403,7 @@ func (w *Wheel) unlink(n *node) {
 
 // vacate records that the list at head has become empty.
 func (w *Wheel) vacate(head uint32) {
+	w.unmark(w.at(head))
 	switch {
 	case head < pendingHead:
 		level, slot := (head-firstHead)/slots, (head-firstHead)%slots

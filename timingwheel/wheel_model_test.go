@@ -36,6 +36,7 @@ type harness struct {
 	data   uint32
 	target uint64
 	last   uint64 // the last value of w.Now
+	dense  bool   // most timers share a few slots, which get long lists
 	steps  int
 	err    error
 }
@@ -63,6 +64,7 @@ func newHarness(draw func() byte) *harness {
 	start := startTick(draw)
 	return &harness{
 		w: timingwheel.New(start), draw: draw, handle: map[timingwheel.Timer]naive{}, target: start, last: start,
+		dense: draw()%4 == 0,
 	}
 }
 
@@ -87,7 +89,11 @@ func (h *harness) duration() uint64 {
 
 // deadline is mostly in the future, at times in the past, and may be beyond the end of the range, where it wraps.
 func (h *harness) deadline() uint64 {
-	if h.draw()%8 == 0 {
+	k := h.draw()
+	if h.dense && k >= 32 {
+		return (h.w.Now() | 0xFFF + 1) + uint64(k%2)<<6 + uint64(k%3)
+	}
+	if k%8 == 0 {
 		return h.w.Now() - h.duration()
 	}
 	return h.w.Now() + h.duration()
@@ -334,8 +340,12 @@ func (h *harness) check() {
 // step does one operation; it reports whether the wheel and the model still agree.
 func (h *harness) step() bool {
 	h.steps++
+	most := 400
+	if h.dense {
+		most = 2000
+	}
 	switch k := h.draw(); {
-	case k < 112 && len(h.armed) < 400:
+	case k < 112 && len(h.armed) < most || h.dense && k < 192 && len(h.armed) < most/2:
 		h.add()
 	case k < 216:
 		h.change(0)

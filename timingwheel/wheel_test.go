@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/pulsewheel/pulsewheel/timingwheel"
 )
@@ -20,9 +21,12 @@ func checkWheel(t *testing.T, w *timingwheel.Wheel) {
 	}
 }
 
-func TestNodeSize(t *testing.T) {
+func TestSizes(t *testing.T) {
 	if timingwheel.NodeSize > 24 {
-		t.Errorf("a timer costs %d bytes, want at most 24", timingwheel.NodeSize)
+		t.Errorf("a timer of a Wheel costs %d bytes, want at most 24", timingwheel.NodeSize)
+	}
+	if size := unsafe.Sizeof(timingwheel.FuncTimer{}); size > 64 {
+		t.Errorf("a FuncTimer has %d bytes, want at most 64", size)
 	}
 }
 
@@ -437,6 +441,51 @@ func TestSlabIsReused(t *testing.T) {
 		t.Errorf("%d timers left", w.Len())
 	}
 	checkWheel(t, w)
+}
+
+// Long lists are marked at every 64th node, and the marks are used up with the list.
+func TestMarks(t *testing.T) {
+	const deadline, timers = 1<<18 + 5, 10_000
+	w := timingwheel.New(0)
+	var want []uint32
+	for i := range timers {
+		timer := w.Add(deadline, 0)
+		if (i+1)%timingwheel.MarkStride == 0 {
+			want = append(want, uint32(timer))
+		}
+	}
+	if got := w.Marks(deadline); !slices.Equal(got, want) {
+		t.Errorf("marks %v, want %v", got, want)
+	}
+	checkWheel(t, w)
+	for w.Len() > 0 {
+		next, _ := w.Next()
+		w.Advance(next, 100, finish)
+		checkWheel(t, w)
+	}
+	if got := w.Marks(deadline + 1); got != nil {
+		t.Errorf("marks %v are left", got)
+	}
+}
+
+// Marks of timers that were stopped do not pile up.
+func TestMarksAreLimited(t *testing.T) {
+	const deadline = 1 << 18
+	for _, inFlight := range []int{1, 10, 1000} {
+		w := timingwheel.New(0)
+		w.Add(deadline, 0) // so that the slot is never empty
+		timers := make([]timingwheel.Timer, inFlight)
+		for i := range 300_000 {
+			w.Stop(timers[i%inFlight])
+			timers[i%inFlight] = w.Add(deadline, 0)
+		}
+		if marks := len(w.Marks(deadline)); marks > 400 {
+			t.Errorf("%d marks for %d timers", marks, inFlight+1)
+		}
+		checkWheel(t, w)
+		w.Advance(deadline, 0, finish)
+		checkWheel(t, w)
+	}
 }
 
 func TestWheelAllocations(t *testing.T) {
