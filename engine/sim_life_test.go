@@ -82,6 +82,9 @@ func (l *simLife) busy() bool { return l.w.Now() < l.quietAt }
 // pick returns a random number below n.
 func (l *simLife) pick(n int) int { return l.rng.IntN(n) }
 
+// wait draws a time below d.
+func (l *simLife) wait(d time.Duration) time.Duration { return time.Duration(l.rng.Int64N(int64(d))) }
+
 func (l *simLife) newKey() uint32 {
 	l.keys++
 	return l.keys
@@ -351,8 +354,8 @@ func (l *simLife) startClient() {
 			addr, what = "tcp://10.201.0.1:80", "dial: nobody is there"
 		}
 		l.seen[what]++
-		patience := time.Duration(1 + l.pick(3e9))
-		l.w.After(time.Duration(l.pick(int(l.active/2))), func() { l.dial(cl, addr, patience) })
+		patience := 1 + l.wait(3e9)
+		l.w.After(l.wait(l.active/2), func() { l.dial(cl, addr, patience) })
 	}
 }
 
@@ -422,14 +425,14 @@ func (l *simLife) dialled(call *simDial) {
 		if l.pick(10) == 0 {
 			size = l.bigSize()
 		}
-		l.w.After(time.Duration(l.pick(int(l.active))), func() {
+		l.w.After(l.wait(l.active), func() {
 			if !s.closed {
 				s.send(order, size, uint32(l.pick(1<<20)))
 			}
 		})
 	}
 	if l.pick(3) == 0 {
-		l.w.After(time.Duration(l.pick(int(l.active))), func() {
+		l.w.After(l.wait(l.active), func() {
 			if !s.closed {
 				s.close()
 			}
@@ -460,7 +463,7 @@ func (l *simLife) invite() {
 		if i == 0 && l.bulk {
 			n.kind = peerBulk
 		}
-		at := time.Duration(l.pick(int(l.active / 2)))
+		at := l.wait(l.active / 2)
 		if l.pick(3) == 0 {
 			at = 0 // several at once
 		}
@@ -474,7 +477,7 @@ func (l *simLife) invite() {
 				n.finish()
 				n.reading = false
 				p.OnConnect = nil
-				l.w.After(time.Duration(l.pick(10e6)), func() {
+				l.w.After(l.wait(10e6), func() {
 					if l.pick(2) == 0 {
 						p.Reset()
 					} else {
@@ -489,7 +492,7 @@ func (l *simLife) invite() {
 // meddle does from other goroutines, while the loops run, what an application
 // and its machine may do.
 func (l *simLife) meddle() {
-	at := func() time.Duration { return time.Duration(l.pick(int(l.active))) }
+	at := func() time.Duration { return l.wait(l.active) }
 	apps := []*simApp{l.server}
 	if l.client != nil {
 		apps = append(apps, l.client)
@@ -534,7 +537,7 @@ func (l *simLife) meddle() {
 			})
 		}
 		l.w.After(at(), func() {
-			d := time.Duration(l.pick(100e6))
+			d := l.wait(100e6)
 			a.after(a.engine.Loops()[0], d, func() {})
 		})
 	}
@@ -544,7 +547,7 @@ func (l *simLife) meddle() {
 	if l.pick(4) == 0 {
 		// Other machines' engines are not told of a stall: it must be within
 		// what they tolerate.
-		d := time.Duration(l.pick(2e9))
+		d := l.wait(2e9)
 		if t := l.server.liveness.Tolerance(); l.client != nil && d > t/2 {
 			d = t / 2
 		}
@@ -558,7 +561,7 @@ func (l *simLife) meddle() {
 		l.w.After(l.active, func() { l.kServer.SetMaxFiles(before) })
 	}
 	if t := l.server.liveness.Tolerance(); l.client != nil && t > 0 && l.kClient != l.kServer && l.cfg.UserTimeout == 0 && l.pick(3) == 0 && l.spent == 0 {
-		d := time.Duration(l.pick(int(min(t, l.active))))
+		d := l.wait(min(t, l.active))
 		l.w.After(at(), func() { l.kClient.Outage(d) })
 	}
 }
@@ -572,7 +575,7 @@ func (l *simLife) shutdown(a *simApp) {
 		limit = 0
 		l.seen["life: Shutdown at once"]++
 	case 1:
-		limit = time.Duration(l.pick(1e9))
+		limit = l.wait(1e9)
 		l.seen["life: Shutdown in a hurry"]++
 	default:
 		l.seen["life: Shutdown gracefully"]++

@@ -92,7 +92,7 @@ func (n *simPeer) run() {
 	l, p := n.l, n.p
 	liveness := n.app.liveness
 	tolerance := liveness.Tolerance()
-	life := time.Duration(1 + l.pick(int(l.active)))
+	life := 1 + l.wait(l.active)
 	n.beat()
 	switch n.kind {
 	case peerHealthy, peerResetter, peerVanisher, peerRebooter, peerUnreachable, peerFrozen, peerNapper, peerCloser,
@@ -120,7 +120,7 @@ func (n *simPeer) run() {
 			p.Pause()
 			p.Send(n.frame(orderBurst, simHeader))
 			n.finish()
-			p.After(time.Duration(l.pick(100e6)), p.Close)
+			p.After(l.wait(100e6), p.Close)
 		})
 	case peerResetter:
 		p.After(life, func() {
@@ -144,7 +144,7 @@ func (n *simPeer) run() {
 		p.After(life, func() {
 			n.bad()
 			n.allowed |= reasons(engine.PeerReset)
-			p.Reboot(time.Duration(l.pick(3e9)))
+			p.Reboot(l.wait(3e9))
 		})
 	case peerUnreachable:
 		p.After(life, func() {
@@ -154,7 +154,7 @@ func (n *simPeer) run() {
 			if l.pick(2) == 0 {
 				errno = sys.ENETUNREACH
 			}
-			p.Unreachable(errno, time.Duration(l.pick(2e9)))
+			p.Unreachable(errno, l.wait(2e9))
 		})
 	case peerFrozen:
 		p.After(life, func() { n.bad(); p.Freeze() })
@@ -163,13 +163,13 @@ func (n *simPeer) run() {
 			nap := min(tolerance, l.active)
 			p.After(life, func() {
 				p.Freeze()
-				l.w.After(time.Duration(l.pick(int(nap))), p.Thaw)
+				l.w.After(l.wait(nap), p.Thaw)
 			})
 		}
 	case peerOutage:
 		if tolerance > 0 && l.cfg.UserTimeout == 0 {
 			outage := min(tolerance, l.active)
-			p.After(life, func() { p.Outage(time.Duration(l.pick(int(outage)))) })
+			p.After(life, func() { p.Outage(l.wait(outage)) })
 		}
 	case peerDeaf:
 		n.bad()
@@ -262,7 +262,7 @@ func (n *simPeer) frame(order simOrder, size int) []byte {
 func (n *simPeer) chat(d time.Duration) {
 	l := n.l
 	for range 1 + l.pick(8) {
-		n.p.After(time.Duration(l.pick(int(d))), func() {
+		n.p.After(l.wait(d), func() {
 			if n.finished || !l.busy() {
 				return
 			}
@@ -297,7 +297,7 @@ func (n *simPeer) trickle(b []byte, more int) {
 	n.within = true
 	k := 1 + n.l.pick(min(len(b), 9))
 	n.p.Send(b[:k])
-	n.p.After(time.Duration(n.l.pick(30e6)), func() { n.trickle(b[k:], more) })
+	n.p.After(n.l.wait(30e6), func() { n.trickle(b[k:], more) })
 }
 
 // heartbeat sends b, at the next boundary between frames.
