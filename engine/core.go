@@ -93,7 +93,7 @@ const blockedGrace = time.Second
 func (co *core) shutdown(ctx context.Context) error {
 	linger := co.limits.Linger
 	if deadline, ok := ctx.Deadline(); ok {
-		linger = time.Until(deadline)
+		linger = time.Until(deadline) + blockedGrace // it is ctx that decides
 	}
 	if !co.beginShutdown(linger) {
 		return nil

@@ -27,7 +27,7 @@ const readBuffer = 256 << 10
 func TestSendFromAnyGoroutine(t *testing.T) {
 	const connections, senders, each = 8, 8, 300
 	opened := new(conns)
-	cfg := listenOne(engine.Handler{Open: opened.open}, heartbeat.Relaxed())
+	cfg := listenOne(engine.Handler{Open: opened.open}, heartbeat.Config{})
 	cfg.Loops = 2
 	cfg.Backlog.High = 16 << 20
 	srv := serve(t, cfg)

@@ -49,6 +49,9 @@ type simLife struct {
 	bulk     bool          // a peer sends more than a loop reads in one event
 	nice     bool          // nothing in it is random but the network
 	dials    []*simDial    // under way
+	// course identifies all that happened before the first Shutdown, whose
+	// goroutine runs beside the loops that wake it.
+	course   uint64
 	problems []string
 	seen     map[string]int
 }
@@ -282,6 +285,7 @@ func (l *simLife) live() {
 	if l.client != nil {
 		l.checkQuiet(l.client)
 	}
+	l.course = l.w.TraceHash()
 	if l.client != nil && l.pick(2) == 0 {
 		l.shutdown(l.client)
 	}
