@@ -2,14 +2,14 @@ module github.com/pulsewheel/pulsewheel/benchmarks
 
 go 1.26.0
 
-require github.com/pulsewheel/pulsewheel v0.0.0
-
 require (
-	github.com/RussellLuo/timingwheel v0.0.0-20220218152713-54845bda3108 // indirect
-	github.com/antlabs/stl v0.0.2 // indirect
-	github.com/antlabs/timer v0.1.4 // indirect
-	github.com/lesismal/nbio v1.6.8 // indirect
+	github.com/RussellLuo/timingwheel v0.0.0-20220218152713-54845bda3108
+	github.com/antlabs/timer v0.1.4
+	github.com/lesismal/nbio v1.6.8
+	github.com/pulsewheel/pulsewheel v0.0.0
 )
+
+require github.com/antlabs/stl v0.0.2 // indirect
 
 require (
 	github.com/panjf2000/ants/v2 v2.12.1 // indirect

@@ -35,8 +35,9 @@ type simApp struct {
 	failures  uint64 // panics and Goexits of callbacks
 	reasons   map[engine.Reason]uint64
 
-	posted, ran int // functions that Post took, and that ran
-	timers      int // that are to fire
+	posted, ran int   // functions that Post took, and that ran
+	timers      int   // that are to fire
+	timersDue   int64 // when the last of them is
 
 	inCallback int
 	inCall     string // the API call that is under way
@@ -423,6 +424,7 @@ func (a *simApp) after(loop *engine.Loop, d time.Duration, f func()) {
 	l := a.l
 	at := l.w.Now() + int64(d)
 	a.timers++
+	a.timersDue = max(a.timersDue, at)
 	stopped := false
 	var timer *engine.Timer
 	a.call("AfterFunc", func() {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing/synctest"
 	"time"
 
@@ -319,6 +320,9 @@ func (l *simLife) live() {
 	l.nothingLeft()
 }
 
+// nobodyListens at that port of the server's machine.
+const nobodyListens = ":7001"
+
 // startClient adds an engine that dials the server and scripted servers.
 func (l *simLife) startClient() {
 	l.client = &simApp{l: l, name: "client", limits: l.limits(), liveness: l.server.liveness, reasons: make(map[engine.Reason]uint64)}
@@ -341,6 +345,9 @@ func (l *simLife) startClient() {
 		return
 	}
 	l.client.engine = cl
+	l.w.After(l.active+3*time.Second, func() { // one more when all is quiet
+		l.dial(cl, fmt.Sprintf("tcp://%v:7000", l.kServer.Addr()), 500*time.Millisecond)
+	})
 	l.w.Start(func() {}) // let its loops begin
 	for i := range 1 + l.pick(6) {
 		addr := fmt.Sprintf("tcp://%v:7000", l.kServer.Addr())
@@ -353,7 +360,7 @@ func (l *simLife) startClient() {
 			addr, what = "tcp://"+ap.String(), "dial: a scripted server"
 			l.serve(ap)
 		case l.pick(6) == 0:
-			addr, what = fmt.Sprintf("tcp://%v:7001", l.kServer.Addr()), "dial: nobody listens"
+			addr, what = fmt.Sprintf("tcp://%v%s", l.kServer.Addr(), nobodyListens), "dial: nobody listens"
 		case l.pick(6) == 0:
 			addr, what = "tcp://10.201.0.1:80", "dial: nobody is there"
 		}
@@ -368,7 +375,9 @@ func (l *simLife) startClient() {
 type simDial struct {
 	addr   string
 	cancel context.CancelFunc
-	opened int // connections before
+	limit  time.Duration
+	opened int  // connections before
+	room   bool // under MaxConns, for certain
 	done   chan struct{}
 	c      *engine.Conn
 	err    error
@@ -377,7 +386,11 @@ type simDial struct {
 // dial dials for at most d.
 func (l *simLife) dial(cl *engine.Client, addr string, d time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
-	call := &simDial{addr: addr, cancel: cancel, opened: len(l.client.all), done: make(chan struct{})}
+	a := l.client
+	call := &simDial{
+		addr: addr, cancel: cancel, limit: d, opened: len(a.all), done: make(chan struct{}),
+		room: !l.busy() && len(l.dials) == 0 && (a.maxConns == 0 || len(a.open) < a.maxConns),
+	}
 	l.dials = append(l.dials, call)
 	l.w.After(d, func() {
 		select {
@@ -416,6 +429,13 @@ func (l *simLife) dialled(call *simDial) {
 		if call.c != nil {
 			l.problem("Dial returned a connection and %v", call.err)
 		}
+		if call.room && strings.Contains(call.err.Error(), "MaxConns") {
+			l.problem("%v, of which there are %d", call.err, len(l.client.open))
+		}
+		if strings.HasSuffix(call.addr, nobodyListens) && errors.Is(call.err, context.Canceled) &&
+			call.limit > 500*time.Millisecond+time.Duration(l.lateness()) && l.w.Counts()["link outage"] == 0 {
+			l.problem("the refusal of a dial was not told within %v", call.limit)
+		}
 		return
 	case call.c == nil || len(l.client.all) == call.opened:
 		l.problem("Dial returned before Open ran")
@@ -424,6 +444,10 @@ func (l *simLife) dialled(call *simDial) {
 	l.seen["dial: succeeded"]++
 	s := call.c.Get().(*simConn)
 	s.dialled = true
+	if !l.busy() {
+		s.close()
+		return
+	}
 	for range 1 + l.pick(8) {
 		order, size := l.order(), simHeader+l.pick(400)
 		if l.pick(10) == 0 {
@@ -551,8 +575,8 @@ func (l *simLife) meddle() {
 	if l.pick(4) == 0 {
 		// Other machines' engines are not told of a stall: it must be within
 		// what they tolerate.
-		d := l.wait(2e9)
-		if t := l.server.liveness.Tolerance(); l.client != nil && d > t/2 {
+		d := l.wait(3e9)
+		if t := l.server.liveness.Tolerance(); l.client != nil && l.kClient != l.kServer && d > t/2 {
 			d = t / 2
 		}
 		l.spent += int64(d)
@@ -632,7 +656,7 @@ func (l *simLife) checkQuiet(a *simApp) {
 		l.problem("%s: %d opened, %d closed, %d open by its Stats; %d opened, %d open by its callbacks",
 			a.name, t.Opened, t.Closed, t.Open, len(a.all), len(a.open))
 	}
-	if a.timers != 0 {
+	if a.timers != 0 && now > a.timersDue+int64(a.limits.Tick)+l.lateness() {
 		l.problem("%s: %d timers have not fired", a.name, a.timers)
 	}
 	if a.posted != a.ran {

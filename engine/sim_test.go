@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -101,7 +102,10 @@ func liveSeed(t *testing.T, seed uint64, seen map[string]int) (passed bool) {
 
 // liveOnce lives the life of one seed in a bubble of its own.
 func liveOnce(t *testing.T, seed uint64, trace bool) *simLife {
-	hang := time.AfterFunc(time.Minute, func() { panic(fmt.Sprintf("seed %d hangs", seed)) })
+	hang := time.AfterFunc(time.Minute, func() {
+		debug.SetTraceback("all")
+		panic(fmt.Sprintf("seed %d hangs", seed))
+	})
 	defer hang.Stop()
 	var life *simLife
 	defer func() {
