@@ -102,11 +102,19 @@ func liveSeed(t *testing.T, seed uint64, seen map[string]int) (passed bool) {
 
 // liveOnce lives the life of one seed in a bubble of its own.
 func liveOnce(t *testing.T, seed uint64, trace bool) *simLife {
-	hang := time.AfterFunc(time.Minute, func() {
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for range 3 { // once may be that the machine was suspended
+			select {
+			case <-done:
+				return
+			case <-time.After(20 * time.Second):
+			}
+		}
 		debug.SetTraceback("all")
 		panic(fmt.Sprintf("seed %d hangs", seed))
-	})
-	defer hang.Stop()
+	}()
 	var life *simLife
 	defer func() {
 		if r := recover(); r != nil {

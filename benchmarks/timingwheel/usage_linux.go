@@ -19,7 +19,7 @@ func usage() (usageOf, error) {
 	}
 	return usageOf{
 		cpu:      time.Duration(u.Utime.Nano() + u.Stime.Nano()),
-		switches: u.Nvcsw,
+		switches: int64(u.Nvcsw),
 	}, nil
 }
 
