@@ -422,7 +422,7 @@ func TestBeatsBehindBacklog(t *testing.T) {
 	opened := new(conns)
 	srv := serve(t, listenOne(engine.Handler{Open: opened.open}, heartbeat.Config{}))
 	c, peer, _ := blocked(t, srv, opened)
-	const rounds, each = 100, 20 // 16 bytes each: many times what may wait at once
+	const rounds, each = 40, 20 // 16 bytes each: several times what may wait at once
 	next := 0
 	var asked uint64
 	for range rounds {
