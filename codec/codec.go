@@ -139,6 +139,16 @@ type Codec interface {
 	PerConn() Codec
 }
 
+// Prefixer is a Codec that can frame a large payload without copying it.
+type Prefixer interface {
+	Codec
+	// AppendPrefix appends what a frame of that kind has before its payload,
+	// if the payload as it is makes up the rest. Otherwise, and where Append
+	// would fail, it returns an error, and dst as it was; Append tells the
+	// cause.
+	AppendPrefix(dst []byte, kind Kind, payload []byte) ([]byte, error)
+}
+
 // Factory is a codec's configuration. Codec checks it and returns the codec it
 // describes, or an error that names the field at fault.
 type Factory interface {

@@ -273,6 +273,30 @@ func (c *lengthCodec) appendData(dst, payload []byte) ([]byte, error) {
 	return out, nil
 }
 
+// errNoPrefix is AppendPrefix's for frames that are more than a header of fixed
+// width and the payload.
+var errNoPrefix = &Error{Op: opAppend, Detail: "not a header and the payload", Err: ErrUnsupported}
+
+// AppendPrefix appends the header of a data frame, where that is all there is
+// beside the payload.
+func (c *lengthCodec) AppendPrefix(dst []byte, kind Kind, payload []byte) ([]byte, error) {
+	before := len(c.template)
+	if kind != Data || !c.plain || c.base128 || before < max(c.head, c.markerAt+len(c.marker)) {
+		return dst, errNoPrefix
+	}
+	length := before + len(payload)
+	if len(payload) > c.max-before || length <= c.short {
+		return dst, errNoPrefix // too large, too small, or a heartbeat
+	}
+	out := append(dst, c.template...)
+	header := out[len(dst):]
+	if len(c.marker) != 0 && !c.marked(header) {
+		return dst, errNoPrefix
+	}
+	writeUint(header[c.offset:c.head], uint64(int64(length)-c.base), c.little)
+	return out, nil
+}
+
 // width128 returns the number of bytes of a base-128 number.
 func width128(v uint64) int { return max(1, (bits.Len64(v)+6)/7) }
 

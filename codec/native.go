@@ -92,6 +92,16 @@ func (c *nativeCodec) Append(dst []byte, kind Kind, payload []byte) ([]byte, err
 	return appendNative(dst, kind, payload), nil
 }
 
+// AppendPrefix appends the header.
+func (c *nativeCodec) AppendPrefix(dst []byte, kind Kind, payload []byte) ([]byte, error) {
+	if len(payload) > c.max || assigned(kind) {
+		if err := c.check(opAppend, ErrUnsupported, kind, len(payload)); err != nil {
+			return dst, err
+		}
+	}
+	return binary.BigEndian.AppendUint32(dst, uint32(len(payload))<<8|uint32(kind)), nil
+}
+
 // assigned reports whether the format itself gives the kind a meaning, or
 // keeps it for one: 0x01 to 0x7f, in one comparison.
 func assigned(kind Kind) bool { return kind-1 < AppKind-1 }

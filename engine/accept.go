@@ -31,22 +31,37 @@ func (l *Loop) accept(ln *listener) (more bool) {
 	if ln.parked || ln.fd < 0 {
 		return false
 	}
+	admission := &l.core.admission
 	for range acceptBatch {
-		if !l.core.reserve() {
+		if !l.core.reserve() && !(l.evict() && l.core.reserve()) {
 			l.parkStarved(ln)
+			return false
+		}
+		if wait := admission.take(l.now); wait > 0 && !l.draining {
+			l.core.unreserve()
+			l.parkFor(ln, wait)
 			return false
 		}
 		fd, remote, err := l.core.kernel.Accept(ln.fd)
 		if err == nil {
 			ln.backoff = 0
-			l.place(fd, remote, ln.profile)
+			if l.admit(fd, remote) {
+				l.place(fd, remote, ln.profile)
+			} else {
+				l.core.unreserve()
+			}
 			continue
 		}
 		l.core.unreserve()
+		admission.giveBack()
 		switch {
 		case errors.Is(err, sys.EAGAIN):
 			return false
 		case errors.Is(err, sys.EMFILE), errors.Is(err, sys.ENFILE), errors.Is(err, sys.ENOBUFS), errors.Is(err, sys.ENOMEM):
+			if l.evict() {
+				l.stats.acceptErrors.Add(1)
+				continue
+			}
 			l.parkForResources(ln, err)
 			return false
 		}
@@ -76,6 +91,7 @@ func (l *Loop) place(fd int, remote netip.AddrPort, p *profile) {
 	if !target.mail.post(letter{f: func() { target.adopt(fd, remote, p) }}) {
 		target.load.Add(-1)
 		_ = l.core.kernel.Close(fd)
+		l.core.admission.leave(remote)
 		l.core.unreserve()
 	}
 }
@@ -103,8 +119,13 @@ func (l *Loop) parkForResources(ln *listener, err error) {
 		l.core.report(slog.LevelWarn, "cannot accept connections for lack of resources; trying again", "addr", ln.addr.String(), "err", err)
 	}
 	ln.backoff = min(max(2*ln.backoff, minBackoff), maxBackoff)
+	l.parkFor(ln, ln.backoff)
+}
+
+// parkFor stops accepting for a while.
+func (l *Loop) parkFor(ln *listener, d time.Duration) {
 	l.park(ln)
-	l.AfterFunc(ln.backoff, func() { l.unpark(ln); l.accept(ln) })
+	l.AfterFunc(d, func() { l.unpark(ln); l.accept(ln) })
 }
 
 // parkStarved stops accepting until a connection ends.

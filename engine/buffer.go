@@ -3,6 +3,7 @@ package engine
 import (
 	"math/bits"
 	"sync"
+	"sync/atomic"
 )
 
 // inbox holds the beginning of a frame until the rest has come. Only then does
@@ -68,12 +69,34 @@ func (in *inbox) reserve() {
 	bigger.release()
 }
 
-// outbuf is a run of encoded frames.
+// outbuf is a run of encoded frames, or the payload of one frame that is lent:
+// the application's own memory, or shared by many connections.
 type outbuf struct {
 	b []byte
 	// ends holds, for each frame, where it ends in b, shifted left by one, and
-	// in the lowest bit whether it is a message that Send accepted.
+	// in the lowest bit whether it is a message that Send accepted. Of a frame
+	// that goes on in the next outbuf there is none.
 	ends []uint32
+	lent *loan
+	// continues: the frame began in the outbuf before.
+	continues bool
+	// next is the following one in Conn.pending, where the last is followed by
+	// the first; otherwise nil.
+	next *outbuf
+}
+
+// loan is memory that output refers to instead of copying it, and that is given
+// back once the last one is through with it.
+type loan struct {
+	refs   atomic.Int32
+	shared bool   // by many connections: its memory is accounted for by itself
+	done   func() // runs once, on a loop; it must not be the application's
+}
+
+func (l *loan) drop() {
+	if l.refs.Add(-1) == 0 {
+		l.done()
+	}
 }
 
 const (
@@ -81,17 +104,50 @@ const (
 	message = 1
 	// maxPooledOutbuf is the largest buffer that is kept for others.
 	maxPooledOutbuf = 64 << 10
+	// outbufSize is what a new buffer holds, and outbufOverhead about what one
+	// costs beside its bytes.
+	outbufSize     = 2048
+	outbufOverhead = 256
 )
 
-var outbufs = sync.Pool{New: func() any { return &outbuf{b: make([]byte, 0, 2048), ends: make([]uint32, 0, 16)} }}
+// outbufs holds buffers with room of their own, lentbufs those without.
+var (
+	outbufs  = sync.Pool{New: func() any { return &outbuf{b: make([]byte, 0, outbufSize), ends: make([]uint32, 0, 16)} }}
+	lentbufs = sync.Pool{New: func() any { return &outbuf{ends: make([]uint32, 0, 1)} }}
+)
 
 func getOutbuf() *outbuf { return outbufs.Get().(*outbuf) }
 
+// getLent returns an outbuf for b, which belongs to lent. What ends in it is a
+// message.
+func getLent(b []byte, lent *loan) *outbuf {
+	p := lentbufs.Get().(*outbuf)
+	p.lent = lent
+	p.add(b, message)
+	return p
+}
+
 func (p *outbuf) release() {
+	p.next = nil
+	if lent := p.lent; lent != nil {
+		*p = outbuf{ends: p.ends[:0]}
+		lentbufs.Put(p)
+		lent.drop()
+		return
+	}
 	if cap(p.b) <= maxPooledOutbuf {
 		p.b, p.ends = p.b[:0], p.ends[:0]
 		outbufs.Put(p)
 	}
+}
+
+// cost is about how much memory p keeps from others. What many share is
+// accounted for once, by whoever lends it.
+func (p *outbuf) cost() int {
+	if p.lent != nil && p.lent.shared {
+		return outbufOverhead
+	}
+	return cap(p.b) + outbufOverhead
 }
 
 // add enters a frame that was appended to p.b, which became b.
@@ -123,7 +179,7 @@ func (p *outbuf) messages(n int) (count int) {
 // boundary returns where the frame that the n-th byte belongs to ends; n
 // itself if a frame ends there.
 func (p *outbuf) boundary(n int) int {
-	if n == 0 {
+	if n == 0 && !p.continues {
 		return 0
 	}
 	for _, end := range p.ends {
@@ -132,4 +188,54 @@ func (p *outbuf) boundary(n int) int {
 		}
 	}
 	return len(p.b)
+}
+
+// outbufRing is what was sent since the last flush, as its last outbuf; nil:
+// nothing. It takes one word, because idle connections have one, too.
+type outbufRing struct{ last *outbuf }
+
+func (r *outbufRing) append(p *outbuf) {
+	if r.last == nil {
+		p.next = p
+	} else {
+		p.next = r.last.next
+		r.last.next = p
+	}
+	r.last = p
+}
+
+// writable returns the outbuf that a frame can be appended to.
+func (r *outbufRing) writable() *outbuf {
+	if r.last == nil || r.last.lent != nil {
+		r.append(getOutbuf())
+	}
+	return r.last
+}
+
+// messages counts those that wait.
+func (r *outbufRing) messages() (n int) {
+	if r.last == nil {
+		return 0
+	}
+	for p := r.last.next; ; p = p.next {
+		if n += p.messages(0); p == r.last {
+			return n
+		}
+	}
+}
+
+// each calls f for every outbuf, first to last; f may release it or keep it.
+func (r *outbufRing) each(f func(*outbuf)) {
+	if r.last == nil {
+		return
+	}
+	p := r.last.next
+	r.last.next = nil
+	for p != nil {
+		next := p.next
+		p.next = nil
+		f(p)
+		p = next
+	}
+	r.last = nil
 }

@@ -31,7 +31,7 @@ func newClientOn(k kernel, cfg ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
-	co, err := newCore(k, cfg.Limits, cfg.Logger)
+	co, err := newCore(k, cfg.Limits, Admission{}, []*profile{p}, cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
@@ -185,7 +185,7 @@ func (l *Loop) connect(d *dial, p *profile) *Conn {
 	if !l.core.reserve() {
 		return refuse(errMaxConns)
 	}
-	fd, err := l.core.kernel.Connect(d.addr)
+	fd, err := l.core.kernel.Connect(d.addr, l.core.limits.socketOptions())
 	if err != nil {
 		l.core.unreserve()
 		return refuse(err)
@@ -199,9 +199,17 @@ func (l *Loop) connect(d *dial, p *profile) *Conn {
 		l.discard(c)
 		return refuse(err)
 	}
-	c.dial = d
+	c.more().dial = d
 	c.timer = l.arm(l.tickOf(l.now+int64(d.timeout)), uint32(fd))
 	return c
+}
+
+// takeDial returns the dial that c is the result of, once.
+func (c *Conn) takeDial() (d *dial) {
+	if c.extra != nil {
+		d, c.extra.dial = c.extra.dial, nil
+	}
+	return d
 }
 
 // established serves the first event of an outgoing connection: it is there,
@@ -229,8 +237,7 @@ func (c *Conn) established() {
 		l.wheel.Stop(c.timer)
 		c.timer = 0
 	}
-	d := c.dial
-	c.dial = nil
+	d := c.takeDial()
 	defer func() {
 		if c.ending != nil && c.ending.now {
 			d.done(nil, fmt.Errorf("dial %v: %w", d.addr, &CloseError{Reason: c.ending.reason, Err: c.ending.err}))

@@ -78,17 +78,14 @@ func (c *Conn) goAway() {
 		if c.state.Load()&closing != 0 {
 			return
 		}
-		if c.pending == nil {
-			c.pending = getOutbuf()
-		}
-		if b, err := c.codec.Append(c.pending.b, codec.GoAway, goAwayPayload); err == nil {
-			c.pending.add(b, control)
+		p := c.pending.writable()
+		payload := codec.GoAwayPayload{RetryAfter: c.loop.core.limits.RetryAfter}.Append(nil)
+		if b, err := c.codec.Append(p.b, codec.GoAway, payload); err == nil {
+			c.queued += int32(len(b) - len(p.b))
+			p.add(b, control)
 		}
 	})
 }
-
-// goAwayPayload gives no time to come back at, and no reason.
-var goAwayPayload = codec.GoAwayPayload{}.Append(nil)
 
 // settle writes what was sent, and carries the connection's end one step
 // further. It returns true if the peer's input is to be read to its end first.
@@ -101,9 +98,16 @@ func (l *Loop) settle(c *Conn) (readOn bool) {
 		c.hard = true
 		c.kill(Local, nil)
 	}
-	if asked&closing != 0 && c.phase == open {
+	switch {
+	case c.phase != open:
+	case asked&closing != 0 && c.eof:
+		c.beginDrain(PeerClosed, nil) // it was the peer who ended first
+	case asked&closing != 0:
 		c.beginDrain(Local, nil)
+	case c.eof && c.ending == nil && !c.answering():
+		c.beginDrain(PeerClosed, nil)
 	}
+	c.settleReading()
 	if c.phase != connecting && (c.ending == nil || !c.ending.now && c.ending.broken == nil) {
 		if err := c.flush(); err != nil {
 			c.outputFailed(err)
@@ -163,15 +167,15 @@ func (l *Loop) destroy(c *Conn) {
 	old := c.state.Or(closing)
 	c.state.And(^uint32(opened))
 	pending := c.pending
-	c.pending = nil
+	c.pending = outbufRing{}
 	c.queued = 0
+	l.core.held.Add(-int64(c.held))
+	c.held = 0
 	c.mu.Unlock()
 
 	e := c.ending
 	cause := &CloseError{Reason: e.reason, Err: e.err, Evidence: c.evidence(was, pending)}
-	if pending != nil {
-		pending.release()
-	}
+	pending.each((*outbuf).release)
 	if c.backlog != nil {
 		c.backlog.release()
 		c.backlog = nil
@@ -181,6 +185,8 @@ func (l *Loop) destroy(c *Conn) {
 		l.wheel.Stop(c.timer)
 		c.timer = 0
 	}
+	c.stopGuards()
+	c.leaveGroups()
 	fd := int(c.fd)
 	l.core.conns.put(fd, nil)
 	if c.hard {
@@ -191,9 +197,8 @@ func (l *Loop) destroy(c *Conn) {
 	if old&opened != 0 {
 		l.stats.closed[cause.Reason].Add(1)
 	}
-	defer l.leave() // whatever Close does
-	if d := c.dial; d != nil {
-		c.dial = nil
+	defer l.leave(c.remote) // whatever Close does
+	if d := c.takeDial(); d != nil {
 		d.done(nil, fmt.Errorf("dial %v: %w", d.addr, cause))
 	}
 	if old&opened != 0 {
@@ -207,7 +212,7 @@ func (l *Loop) destroy(c *Conn) {
 }
 
 // evidence collects what is known of a connection before its descriptor goes.
-func (c *Conn) evidence(was phase, pending *outbuf) Evidence {
+func (c *Conn) evidence(was phase, pending outbufRing) Evidence {
 	l := c.loop
 	ev := Evidence{Unacked: -1}
 	if was == connecting {
@@ -218,9 +223,7 @@ func (c *Conn) evidence(was phase, pending *outbuf) Evidence {
 	ev.LastWrite = time.Duration(l.beat - c.heart.LastWrite())
 	ev.Missed = c.heart.Missed()
 	ev.RTT = c.heart.RTT()
-	if pending != nil {
-		ev.Unsent += pending.messages(0)
-	}
+	ev.Unsent = pending.messages()
 	if c.backlog != nil {
 		ev.Unsent += c.backlog.messages()
 	}

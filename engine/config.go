@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
 	"time"
 
@@ -19,6 +20,8 @@ type Config struct {
 	Listeners []Listener
 	// Handler receives what happens on the connections of every listener.
 	Handler Handler
+	// Admission decides who may connect.
+	Admission Admission
 	Limits
 	// Logger receives what an operator must know. Nil: slog.Default().
 	Logger *slog.Logger
@@ -62,12 +65,48 @@ type Limits struct {
 	Tick time.Duration
 	// Backlog bounds the output that waits for a peer to read.
 	Backlog Backlog
+	// Budget bounds, in bytes, the memory of all output together that the
+	// kernel has not taken. Where it is used up, connections that have a
+	// backlog get no more: Send returns ErrBacklog. Those whose peers read are
+	// not touched. 0: 256 MiB. Negative: no limit.
+	Budget int64
+	// SendBuffer and ReceiveBuffer are the kernel's buffers of a connection, in
+	// bytes (socket(7), SO_SNDBUF and SO_RCVBUF; Linux doubles them for its own
+	// use). 0: the system's, which on Linux grow to several MiB.
+	SendBuffer, ReceiveBuffer int
+	// NotSent is how much the kernel holds that it has not sent yet (tcp(7),
+	// TCP_NOTSENT_LOWAT; Linux and macOS). Beyond it what is sent waits with
+	// us, where heartbeats overtake it. 0: 128 KiB. Negative: the system's
+	// choice, which is no limit.
+	NotSent int
+	// Work bounds what Conn.Do and Ordered may cost.
+	Work Work
+	// FrameTimeout is how long a frame that was begun may take to get on by
+	// 64 KiB, or to its end. Then the connection ends with reason
+	// FrameTimeout. 0: 30 s. Negative: no limit.
+	FrameTimeout time.Duration
+	// MaxPause is for how long a connection's input may be left unread, by
+	// Pause or because its work queue is full, and for how long it may stay open
+	// after the peer's end of stream. A peer that dies meanwhile is found that
+	// much later. 0: 1 minute. Negative: no limit.
+	MaxPause time.Duration
+	// BlockedAfter is how long a callback may keep its loop from serving
+	// anybody else before that is logged, with the stack. 0: 1 s. Negative:
+	// nobody looks.
+	BlockedAfter time.Duration
 	// Linger is how long Close may take to deliver what was sent before it and
 	// to see the peer's own end of stream; then the connection is reset. 0: 5 s.
 	Linger time.Duration
 	// DrainTimeout is how long Serve lets connections end after its context
 	// did. 0: 10 s. Negative: they are reset at once.
 	DrainTimeout time.Duration
+	// RunDown is how many connections a second Shutdown tells to go away and
+	// closes, so that they do not all come back elsewhere at once; the others
+	// are served until it is their turn. 0: all at once.
+	RunDown int
+	// RetryAfter is what a Shutdown asks peers to wait before they connect
+	// again, where the codec can tell them.
+	RetryAfter time.Duration
 	// StallCap is how much of every two minutes the loop may be found stalled
 	// (stopped, starved, or held up by a handler) without that time counting
 	// against its peers. 0: one minute. Negative: stalls count against peers.
@@ -83,6 +122,39 @@ type Backlog struct {
 	// Low: once the backlog falls below it after an ErrBacklog,
 	// Handler.Writable runs. 0: a quarter of High.
 	Low int
+	// Hard: where a broadcast finds that much or more, it is not dropped, but
+	// the connection ends with reason SlowConsumer. 0: twice High.
+	Hard int
+	// DrainRate is how many bytes a second a peer must take while there is a
+	// backlog, on average over DrainWindow. One that does not ends with reason
+	// SlowConsumer, within twice DrainWindow. 0: anything at all.
+	DrainRate int
+	// DrainWindow: see DrainRate. 0: 1 minute. Negative: a peer may be as slow
+	// as it likes.
+	DrainWindow time.Duration
+}
+
+// leastDrain is how many bytes must be taken within a DrainWindow.
+func (b *Backlog) leastDrain() int {
+	return max(int(float64(b.DrainRate)*b.DrainWindow.Seconds()), 1)
+}
+
+// Work bounds what the connections of an engine have their workers do.
+type Work struct {
+	// Workers is how many tasks run at a time. 0: 256. At most 65,536.
+	Workers int
+	// Pool supplies their goroutines; see package antspool. Nil: each is
+	// started when there is something to do, and ends when there is nothing.
+	Pool Pool
+	// Queue is how many tasks of one connection may wait: above it Do returns
+	// ErrBusy, and Ordered stops reading. 0: 256.
+	Queue int
+	// Bytes is how many bytes of payload one connection's messages may hold
+	// that wait in Ordered; one message may go over it. 0: 1 MiB.
+	Bytes int
+	// Stuck is how long a task may run before it is logged, with its stack, and
+	// counted as stuck. 0: 10 s. Negative: for ever.
+	Stuck time.Duration
 }
 
 const (
@@ -94,6 +166,20 @@ const (
 	defaultStallCap = time.Minute
 	stallWindow     = 2 * time.Minute
 	maxLoops        = 255
+
+	defaultBudget       = 256 << 20
+	maxHeld             = 1<<31 - 1
+	maxSocketBuffer     = 1 << 30
+	defaultNotSent      = 128 << 10
+	defaultFrameTimeout = 30 * time.Second
+	defaultMaxPause     = time.Minute
+	defaultBlockedAfter = time.Second
+	defaultDrainWindow  = time.Minute
+	defaultWorkers      = 256
+	maxWorkers          = 1 << 16
+	defaultQueue        = 256
+	defaultQueueBytes   = 1 << 20
+	defaultStuck        = 10 * time.Second
 )
 
 // withDefaults returns l as the engine applies it, or what is wrong with it.
@@ -116,6 +202,32 @@ func (l Limits) withDefaults(files int) (Limits, error) {
 	refuse(l.Backlog.Low < 0 || l.Backlog.Low > l.Backlog.High,
 		"Backlog.Low is %d, want 0 to High (%d)", l.Backlog.Low, l.Backlog.High)
 	l.Backlog.Low = cmp.Or(l.Backlog.Low, max(l.Backlog.High/4, 1))
+	refuse(l.Backlog.Hard != 0 && (l.Backlog.Hard < l.Backlog.High || l.Backlog.Hard > 2*maxHigh),
+		"Backlog.Hard is %d, want High (%d) to %d", l.Backlog.Hard, l.Backlog.High, 2*maxHigh)
+	l.Backlog.Hard = cmp.Or(l.Backlog.Hard, 2*l.Backlog.High)
+	refuse(l.Backlog.DrainRate < 0, "Backlog.DrainRate is %d, want at least 0", l.Backlog.DrainRate)
+	l.Backlog.DrainWindow = cmp.Or(l.Backlog.DrainWindow, defaultDrainWindow)
+	if l.Budget = cmp.Or(l.Budget, defaultBudget); l.Budget < 0 {
+		l.Budget = math.MaxInt64
+	}
+	refuse(l.SendBuffer < 0 || l.SendBuffer > maxSocketBuffer, "SendBuffer is %d, want 0 to %d", l.SendBuffer, maxSocketBuffer)
+	refuse(l.ReceiveBuffer < 0 || l.ReceiveBuffer > maxSocketBuffer, "ReceiveBuffer is %d, want 0 to %d", l.ReceiveBuffer, maxSocketBuffer)
+	refuse(l.NotSent > maxSocketBuffer, "NotSent is %d, want at most %d", l.NotSent, maxSocketBuffer)
+	l.NotSent = max(cmp.Or(l.NotSent, defaultNotSent), 0)
+
+	refuse(l.Work.Workers < 0 || l.Work.Workers > maxWorkers, "Work.Workers is %d, want 0 to %d", l.Work.Workers, maxWorkers)
+	l.Work.Workers = cmp.Or(l.Work.Workers, defaultWorkers)
+	refuse(l.Work.Queue < 0, "Work.Queue is %d, want at least 0", l.Work.Queue)
+	l.Work.Queue = cmp.Or(l.Work.Queue, defaultQueue)
+	refuse(l.Work.Bytes < 0, "Work.Bytes is %d, want at least 0", l.Work.Bytes)
+	l.Work.Bytes = cmp.Or(l.Work.Bytes, defaultQueueBytes)
+	l.Work.Stuck = cmp.Or(l.Work.Stuck, defaultStuck)
+
+	l.FrameTimeout = cmp.Or(l.FrameTimeout, defaultFrameTimeout)
+	l.MaxPause = cmp.Or(l.MaxPause, defaultMaxPause)
+	l.BlockedAfter = cmp.Or(l.BlockedAfter, defaultBlockedAfter)
+	refuse(l.RunDown < 0, "RunDown is %d, want at least 0", l.RunDown)
+	refuse(l.RetryAfter < 0, "RetryAfter is %v, want at least 0", l.RetryAfter)
 
 	refuse(l.Linger < 0, "Linger is %v, want at least 0", l.Linger)
 	l.Linger = cmp.Or(l.Linger, defaultLinger)
@@ -134,10 +246,16 @@ func (l Limits) withDefaults(files int) (Limits, error) {
 	return l, errors.Join(errs...)
 }
 
+// socketOptions returns what is set on every socket.
+func (l *Limits) socketOptions() sys.Options {
+	return sys.Options{SendBuffer: l.SendBuffer, ReceiveBuffer: l.ReceiveBuffer, NotSent: l.NotSent}
+}
+
 // profile is what a listener's or a client's connections have in common,
 // checked and ready for use.
 type profile struct {
 	codec   codec.Codec
+	shared  bool // by all connections
 	format  codec.Properties
 	plan    *heartbeat.Plan
 	handler *Handler
@@ -162,7 +280,13 @@ func newProfile(f codec.Factory, liveness heartbeat.Config, side codec.Side, h *
 	if err != nil {
 		return nil, err
 	}
-	return &profile{codec: c, format: props, plan: plan, handler: h}, nil
+	return &profile{codec: c, shared: sameCodec(c), format: props, plan: plan, handler: h}, nil
+}
+
+// sameCodec reports whether a codec is its own PerConn: it has no state.
+func sameCodec(c codec.Codec) (same bool) {
+	defer func() { _ = recover() }() // an application's codec may panic, or be incomparable
+	return c == c.PerConn()
 }
 
 // parseListeners checks what can be checked before anything is opened.

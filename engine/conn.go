@@ -33,7 +33,7 @@ type Conn struct {
 	in      *inbox            // the beginning of a frame; nil: none
 	backlog *backlog          // what the kernel did not take yet; nil: nothing
 	ending  *ending           // nil: it goes on
-	dial    *dial             // nil: it was accepted, or is established
+	extra   *extra            // what few connections need; nil: nothing
 	fd      int32
 	phase   phase
 	eof     bool // the peer has ended its stream
@@ -41,16 +41,37 @@ type Conn struct {
 	blocked bool // the kernel has no room to write
 	writing bool // the poller reports room to write
 	paused  bool // the poller does not report arriving data
-	hungry  bool // edge-triggered: there may be more to read
+	hungry  bool // a letter is under way that makes the loop read it
+	greeted bool // a whole frame has come
 
 	// Atomic.
 	state atomic.Uint32
+	work  atomic.Pointer[workQueue] // what Do was given; nil: nothing ever
 
 	mu      sync.Mutex
-	pending *outbuf // sent since the last flush
-	queued  int32   // bytes in backlog
-	starved bool    // Send returned ErrBacklog since the last Writable
+	pending outbufRing // sent since the last flush
+	queued  int32      // bytes in pending and backlog
+	held    int32      // of them, what counts towards Limits.Budget
+	starved bool       // Send returned ErrBacklog since the last Writable
 	value   any
+}
+
+// extra is what few connections need at a time. The loop owns it.
+type extra struct {
+	guards guards
+	dial   *dial        // it is being established
+	groups []membership // it is a member of
+	// pausedAt is up to when the time for which nothing was read is taken out
+	// of what its liveness sees.
+	pausedAt int64
+}
+
+// more returns c's extra, which it makes if there is none.
+func (c *Conn) more() *extra {
+	if c.extra == nil {
+		c.extra = new(extra)
+	}
+	return c.extra
 }
 
 // phase is where a connection stands in its life.
@@ -75,6 +96,10 @@ const (
 	closing
 	// aborted: Abort was called.
 	aborted
+	// pausedByApp: Pause was called, and not yet Resume.
+	pausedByApp
+	// pausedByWork: its work queue is full.
+	pausedByWork
 )
 
 // newConn enters a descriptor into the table. It returns nil, and has given
@@ -84,7 +109,7 @@ func (l *Loop) newConn(fd int, remote netip.AddrPort, p *profile) *Conn {
 	if fd >= maxSlots {
 		l.core.report(slog.LevelError, "descriptor number out of range", "fd", fd)
 		_ = l.core.kernel.Close(fd)
-		l.leave()
+		l.leave(remote)
 		return nil
 	}
 	c := &Conn{loop: l, profile: p, id: newID(fd), remote: remote, since: l.now, fd: int32(fd)}
@@ -102,12 +127,14 @@ func (l *Loop) discard(c *Conn) {
 	c.phase = gone
 	l.core.conns.put(int(c.fd), nil)
 	_ = l.core.kernel.Close(int(c.fd))
-	l.leave()
+	l.leave(c.remote)
 }
 
-// leave gives back a connection's place in the loop's load and under MaxConns.
-func (l *Loop) leave() {
+// leave gives back a connection's place in the loop's load and under the
+// limits of admission.
+func (l *Loop) leave(remote netip.AddrPort) {
 	l.load.Add(-1)
+	l.core.admission.leave(remote)
 	l.core.unreserve()
 	l.noteEmpty()
 }
@@ -122,6 +149,9 @@ func (l *Loop) enter(c *Conn) {
 	c.heart.Start(plan, l.beat, l.core.kernel.Random())
 	action, next := c.heart.Poll(plan, l.beat)
 	c.timer = l.arm(l.beatTick(next), uint32(c.fd))
+	if d := l.core.admission.FirstFrame; d > 0 {
+		c.guard(guardFirstFrame, d)
+	}
 	if h := c.profile.handler.Open; h != nil {
 		l.call(c, func() {
 			if err := h(c); err != nil {
@@ -202,23 +232,92 @@ func (c *Conn) enqueue(kind codec.Kind, payload []byte) (err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock() // even if an application's codec panics
-	if c.state.Load()&closing != 0 {
-		return ErrClosed
+	if err := c.admit(c.loop.core.limits.Backlog.High); err != nil {
+		return err
 	}
-	p := c.pending
-	if p == nil {
-		p = getOutbuf()
-		c.pending = p
-	}
-	if int(c.queued)+len(p.b) >= c.loop.core.limits.Backlog.High {
-		c.starved = true
-		return ErrBacklog
-	}
+	p := c.pending.writable()
 	b, err := c.codec.Append(p.b, kind, payload)
 	if err != nil {
 		return err
 	}
+	size := len(b) - len(p.b)
 	p.add(b, message)
+	c.queue(size, size)
+	return nil
+}
+
+// admit tells whether one more message may be sent while the backlog is below
+// a limit. The caller holds mu.
+func (c *Conn) admit(limit int) error {
+	if c.state.Load()&closing != 0 {
+		return ErrClosed
+	}
+	if int(c.queued) >= limit || c.held > 0 && c.loop.core.held.Load() >= c.loop.core.limits.Budget {
+		c.starved = true
+		return ErrBacklog
+	}
+	return nil
+}
+
+// queue counts a message of size bytes that was entered into pending, and the
+// memory it costs if it has to wait. The caller holds mu.
+func (c *Conn) queue(size, cost int) {
+	c.queued += int32(size)
+	if c.held > 0 {
+		c.held += int32(cost)
+		c.loop.core.held.Add(int64(cost))
+	}
+}
+
+// SendOwned is Send without the copy, for large payloads: the payload belongs
+// to the engine until release is called, and must not be changed. release,
+// which may be nil, is called once on the connection's loop, when the kernel
+// has taken the message or the connection has ended. It is not called, and the
+// payload stays the caller's, if SendOwned returns an error.
+//
+// Codecs in whose frames something follows the payload, or that have a say in
+// it, cost a copy nonetheless (see codec.Prefixer).
+func (c *Conn) SendOwned(payload []byte, release func()) error {
+	if len(payload) > maxHigh {
+		return fmt.Errorf("engine: message of %d bytes: %w", len(payload), codec.ErrTooLarge)
+	}
+	if err := c.enqueueOwned(payload, release); err != nil {
+		return err
+	}
+	c.schedule()
+	return nil
+}
+
+func (c *Conn) enqueueOwned(payload []byte, release func()) error {
+	c.mu.Lock()
+	defer c.mu.Unlock() // even if an application's codec panics
+	if err := c.admit(c.loop.core.limits.Backlog.High); err != nil {
+		return err
+	}
+	lent := &loan{done: func() {
+		if release != nil {
+			c.loop.later(release)
+		}
+	}}
+	lent.refs.Store(1)
+	if prefixer, ok := c.codec.(codec.Prefixer); ok && len(payload) > 0 {
+		p := c.pending.writable()
+		if b, err := prefixer.AppendPrefix(p.b, codec.Data, payload); err == nil {
+			size := len(b) - len(p.b) + len(payload)
+			p.b = b
+			own := getLent(payload, lent)
+			own.continues = true
+			c.pending.append(own)
+			c.queue(size, size)
+			return nil
+		}
+	}
+	b, err := c.codec.Append(nil, codec.Data, payload)
+	if err != nil {
+		return err
+	}
+	c.pending.append(getLent(b, lent))
+	c.queue(len(b), len(b))
 	return nil
 }
 
@@ -280,9 +379,6 @@ func (c *Conn) Info() Info {
 	l := c.loop
 	c.mu.Lock()
 	backlog := int(c.queued)
-	if c.pending != nil {
-		backlog += len(c.pending.b)
-	}
 	c.mu.Unlock()
 	return Info{
 		Age:       time.Duration(l.now - c.since),
@@ -299,13 +395,15 @@ func (c *Conn) handle(ev poll.Events) {
 	if ev&(poll.Writable|poll.Hangup) != 0 {
 		c.blocked = false
 	}
-	switch c.phase {
-	case gone:
-	case connecting:
+	switch {
+	case c.phase == gone:
+	case c.phase == connecting:
 		c.established()
-	default:
-		if ev&(poll.Readable|poll.Hangup) != 0 && !c.eof {
-			c.readInput(ev&poll.Hangup != 0)
+	case c.paused && !c.eof && c.ending == nil:
+		if ev&poll.Hangup != 0 {
+			c.lookForReset()
 		}
+	case ev&(poll.Readable|poll.Hangup) != 0 && !c.eof:
+		c.readInput(ev&poll.Hangup != 0)
 	}
 }

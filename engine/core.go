@@ -20,7 +20,14 @@ type core struct {
 	log    *slog.Logger
 	loops  []*Loop
 	conns  table
+	// profiles are those of all connections.
+	profiles  []*profile
+	admission admission
+	workers   workers
+	groups    groups
+	watch     watch
 
+	held    atomic.Int64 // memory of output that waits, towards Limits.Budget
 	open    atomic.Int64 // connections, those being established included
 	starved atomic.Bool  // a listener is parked until there is room under MaxConns
 
@@ -32,9 +39,10 @@ type core struct {
 	failed   chan error    // the first loop's failure
 }
 
-func newCore(k kernel, limits Limits, log *slog.Logger) (*core, error) {
+func newCore(k kernel, limits Limits, adm Admission, profiles []*profile, log *slog.Logger) (*core, error) {
 	limits, err := limits.withDefaults(k.MaxFiles())
-	if err != nil {
+	adm, err2 := adm.withDefaults()
+	if err = errors.Join(err, err2); err != nil {
 		return nil, err
 	}
 	if log == nil {
@@ -42,8 +50,13 @@ func newCore(k kernel, limits Limits, log *slog.Logger) (*core, error) {
 	}
 	co := &core{
 		kernel: k, limits: limits, log: log,
-		stopped: make(chan struct{}), failed: make(chan error, 1),
+		profiles: profiles,
+		stopped:  make(chan struct{}), failed: make(chan error, 1),
 	}
+	co.admission.Admission = adm
+	co.admission.init()
+	co.workers.core = co
+	co.watch.core = co
 	for i := range limits.Loops {
 		l, err := newLoop(co, i)
 		if err != nil {
@@ -79,13 +92,15 @@ func (co *core) start() error {
 	}
 	go func() {
 		co.running.Wait()
+		co.workers.close()
+		co.watch.close()
 		close(co.stopped)
 	}()
 	return nil
 }
 
 // blockedGrace is how long shutdown waits, beyond its context, for a loop that
-// a handler holds up.
+// a callback holds up.
 const blockedGrace = time.Second
 
 // shutdown ends every connection, gracefully until ctx ends, and then the
@@ -117,6 +132,9 @@ func (co *core) shutdown(ctx context.Context) error {
 	case <-co.stopped:
 		return ctx.Err()
 	case <-time.After(blockedGrace):
+		if n := co.workers.stats().Active; n > 0 {
+			return fmt.Errorf("engine: %d tasks have not ended; their workers will when they return: %w", n, ctx.Err())
+		}
 		return fmt.Errorf("engine: a callback blocks its loop, which will end when it returns: %w", ctx.Err())
 	}
 }

@@ -19,6 +19,12 @@ type Handler struct {
 	// Writable runs when the backlog of a connection on which Send returned
 	// ErrBacklog has fallen below Backlog.Low.
 	Writable func(c *Conn)
+	// EOF runs when the peer has ended its stream: no Message follows, but it
+	// may still read. Then the connection stays open for what is yet to be
+	// sent, until Close is called, at most for Limits.MaxPause. Without EOF the
+	// connection ends by itself once what was sent is delivered and its tasks
+	// (Conn.Do) are done.
+	EOF func(c *Conn)
 	// Close is the last callback, after the descriptor was freed. err is a
 	// *CloseError and never nil.
 	Close func(c *Conn, err error)

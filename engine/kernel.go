@@ -14,9 +14,9 @@ type kernel interface {
 	Now() int64
 	OpenPoller() (poll.Poller, error)
 
-	Listen(a sys.Addr, count int) (fds []int, bound sys.Addr, err error)
+	Listen(a sys.Addr, count int, o sys.Options) (fds []int, bound sys.Addr, err error)
 	Accept(fd int) (nfd int, remote netip.AddrPort, err error)
-	Connect(a sys.Addr) (fd int, err error)
+	Connect(a sys.Addr, o sys.Options) (fd int, err error)
 	SocketError(fd int) error
 	Peer(fd int) (netip.AddrPort, error)
 

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"github.com/pulsewheel/pulsewheel/codec"
-	"github.com/pulsewheel/pulsewheel/engine/internal/poll"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
@@ -52,12 +51,11 @@ func (c *Conn) overdue(action heartbeat.Action) {
 		return
 	}
 	// Verify before the verdict: what came in this very moment counts.
-	if !c.eof {
-		c.handle(poll.Readable)
-	}
+	c.look()
 	if c.phase != open || c.deaf() {
 		return
 	}
+	c.excusePause()
 	action, next := c.heart.Poll(plan, l.beat)
 	switch action {
 	case heartbeat.Lost:

@@ -46,6 +46,9 @@ type Loop struct {
 	stall   stallMeter
 	tick    int64 // ns
 
+	probe   probe // of watch
+	watchAt int64 // from when on an event is worth a word to it
+
 	// Timers.
 	wheel  *timingwheel.Wheel
 	armed  int64 // what the poller's timer is set to; never: it is not
@@ -57,12 +60,15 @@ type Loop struct {
 
 	batch     []letter // taken from the mailbox, to be served from batchNext on
 	batchNext int
+	dirty     []*Conn // that broadcasts went to, to be settled from dirtyNext on
+	dirtyNext int
 
 	listeners  []*listener
 	readBuffer []byte
 	running    *Conn                                  // whose callback runs, or ran last
 	unwinding  bool                                   // a Goexit is ending the goroutine
 	draining   bool                                   // no more connections; those there are to end
+	runDown    *runDown                               // one after another; nil: all at once
 	linger     time.Duration                          // how long that may take each
 	stopping   bool                                   // the mailbox is closed; the loop ends when it is served
 	fire       func(timingwheel.Timer, uint32) uint64 // l.fired, bound once
@@ -83,6 +89,9 @@ func newLoop(co *core, index int) (*Loop, error) {
 	l.fire = l.fired
 	l.now = co.kernel.Now()
 	l.beat = l.now
+	if co.limits.BlockedAfter < 0 {
+		l.watchAt = never
+	}
 	l.stall = stallMeter{cap: int64(max(co.limits.StallCap, 0))}
 	l.wheel = timingwheel.New(uint64(l.now / l.tick))
 	return l, nil
@@ -131,7 +140,7 @@ func (l *Loop) takeOver() {
 	} else {
 		l.core.conns.all(func(c *Conn) bool {
 			if c.loop == l && (c.paused || c.phase == connecting) {
-				l.turn(c, poll.Readable|poll.Writable)
+				l.turn(c, poll.Readable|poll.Writable|poll.Hangup)
 			}
 			return true
 		})
@@ -185,6 +194,10 @@ func (l *Loop) readClock() {
 		}
 	}
 	l.beat = max(l.beat, l.now-l.stalled)
+	if l.now >= l.watchAt {
+		l.watchAt = l.now + int64(l.core.limits.BlockedAfter)
+		l.probe.kick(&l.core.watch)
+	}
 }
 
 // Ready serves one event of a descriptor. It is part of poll.Handler.
@@ -212,6 +225,7 @@ func (l *Loop) Woken() {
 	l.mail.rearm() // before the mailbox is looked at: who posts from now on wakes again
 	for range mailBatch {
 		if !l.nextLetter() {
+			l.settleDirty()
 			if l.stopping {
 				l.killAll(Shutdown, nil) // who was handed over meanwhile
 				l.poller.Stop()
@@ -219,7 +233,27 @@ func (l *Loop) Woken() {
 			return
 		}
 	}
+	l.settleDirty()
 	l.mail.poke()
+}
+
+// settleDirty settles the connections that got broadcasts: each once, however
+// many there were.
+func (l *Loop) settleDirty() {
+	for l.dirtyNext < len(l.dirty) {
+		c := l.dirty[l.dirtyNext]
+		l.dirty[l.dirtyNext] = nil
+		l.dirtyNext++
+		l.finish(c)
+	}
+	l.dirty, l.dirtyNext = l.dirty[:0], 0
+}
+
+// later runs f on the loop once what it does now is done.
+func (l *Loop) later(f func()) {
+	if !l.mail.post(letter{f: f}) {
+		l.call(nil, f) // the loop is ending
+	}
 }
 
 // nextLetter serves one letter, if there is one.
@@ -347,15 +381,67 @@ func (l *Loop) drain(linger time.Duration) {
 		l.closeListener(ln)
 	}
 	l.listeners = nil
-	l.core.conns.all(func(c *Conn) bool {
-		if c.loop == l {
-			c.goAway()
-			c.beginDrain(Shutdown, nil)
-			l.finish(c)
-		}
-		return true
-	})
+	if l.core.limits.RunDown > 0 {
+		l.runDownFurther()
+	} else {
+		l.core.conns.all(func(c *Conn) bool {
+			if c.loop == l {
+				l.dismiss(c)
+			}
+			return true
+		})
+	}
 	l.noteEmpty()
+}
+
+// dismiss tells the peer to go, and ends the connection in good order.
+func (l *Loop) dismiss(c *Conn) {
+	c.goAway()
+	c.beginDrain(Shutdown, nil)
+	l.finish(c)
+}
+
+// runDown is a shutdown that takes its time.
+type runDown struct {
+	begun     int64
+	dismissed int
+	left      []*Conn
+	timer     *Timer
+}
+
+// runDownFurther dismisses as many connections as are due by now, and comes
+// back for the others. It may be called at any time, and begins a run-down if
+// there is none.
+func (l *Loop) runDownFurther() {
+	r := l.runDown
+	if r == nil {
+		r = &runDown{begun: l.now}
+		l.runDown = r
+		l.core.conns.all(func(c *Conn) bool {
+			if c.loop == l {
+				r.left = append(r.left, c)
+			}
+			return true
+		})
+	}
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	// Armed first: a Goexit in a callback below must not be the end of it.
+	r.timer = l.AfterFunc(l.core.limits.Tick, l.runDownFurther)
+	rate := float64(l.core.limits.RunDown) / float64(len(l.core.loops))
+	due := int(time.Duration(l.now-r.begun).Seconds()*rate) + 1
+	for r.dismissed < due && len(r.left) > 0 {
+		c := r.left[len(r.left)-1]
+		r.left = r.left[:len(r.left)-1]
+		if c.phase != gone {
+			r.dismissed++
+			l.dismiss(c)
+		}
+	}
+	if len(r.left) == 0 {
+		r.timer.Stop()
+	}
 }
 
 // noteEmpty tells a shutdown that waits when the last connection is gone.

@@ -25,6 +25,12 @@ func (c *Conn) readInput(toEnd bool) {
 	if edge {
 		reads = edgeReads
 	}
+	if in := c.in; in != nil && in.need <= len(in.b) && c.phase == open {
+		// What a pause has left. It may be whole frames.
+		if c.received(in.b); c.stopped() {
+			return
+		}
+	}
 	for range reads {
 		space, held := c.space()
 		n, err := l.core.kernel.Read(int(c.fd), space[held:])
@@ -44,7 +50,7 @@ func (c *Conn) readInput(toEnd bool) {
 		l.stats.bytesIn.Add(uint64(n))
 		if c.phase == open {
 			c.received(space[:held+n])
-			if c.deaf() {
+			if c.stopped() {
 				return
 			}
 		}
@@ -52,9 +58,8 @@ func (c *Conn) readInput(toEnd bool) {
 			return
 		}
 	}
-	if edge && !c.hungry {
-		c.hungry = true
-		l.mail.post(letter{c: c})
+	if edge {
+		c.remind()
 	}
 }
 
@@ -74,6 +79,10 @@ func (c *Conn) space() (space []byte, held int) {
 	return in.b[:cap(in.b)][:min(cap(in.b), in.need)], len(in.b)
 }
 
+// frameStep is how much of a frame must come within FrameTimeout, unless its
+// end does.
+const frameStep = 64 << 10
+
 // received delivers the whole frames in b and keeps what is left.
 func (c *Conn) received(b []byte) {
 	rest, need := c.deliver(b)
@@ -81,7 +90,11 @@ func (c *Conn) received(b []byte) {
 		c.dropInbox()
 		return
 	}
+	begun := c.in == nil || len(rest) != len(b) || len(rest)/frameStep > len(c.in.b)/frameStep
 	c.in = c.in.keep(rest, need)
+	if d := c.loop.core.limits.FrameTimeout; d > 0 && begun && !c.holding() {
+		c.guard(guardFrame, d)
+	}
 }
 
 // deaf reports whether input is no longer delivered: the connection is to end,
@@ -90,10 +103,15 @@ func (c *Conn) deaf() bool {
 	return c.ending != nil && (c.ending.now || c.ending.broken == nil) || c.state.Load()&closing != 0
 }
 
+// stopped reports whether input is not delivered now: it never will be, or is
+// to wait.
+func (c *Conn) stopped() bool { return c.deaf() || c.holding() }
+
 func (c *Conn) dropInbox() {
 	if c.in != nil {
 		c.in.release()
 		c.in = nil
+		c.unguard(guardFrame)
 	}
 }
 
@@ -104,7 +122,7 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 	h := c.profile.handler
 	messages := uint64(0)
 	defer func() { c.loop.stats.messagesIn.Add(messages) }()
-	for len(b) > 0 && !c.deaf() {
+	for len(b) > 0 && !c.stopped() {
 		f, n, need, err := c.codec.Decode(b)
 		switch {
 		case err != nil:
@@ -121,6 +139,10 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 			return nil, 0
 		}
 		b = b[n:]
+		if !c.greeted {
+			c.greeted = true
+			c.unguard(guardFirstFrame)
+		}
 		switch f.Kind {
 		case codec.Data:
 			messages++
@@ -135,11 +157,11 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 			}
 		}
 	}
-	return nil, 0
+	return b, 0
 }
 
 // inputEnded serves the peer's end of stream. What was sent so far still goes
-// out.
+// out, and what is yet to be sent if somebody is at it.
 func (c *Conn) inputEnded() {
 	c.eof = true
 	var err error
@@ -149,6 +171,11 @@ func (c *Conn) inputEnded() {
 	switch {
 	case c.ending != nil && c.ending.broken != nil:
 		c.kill(c.ending.reason, c.ending.broken)
+	case c.phase == open && err == nil && c.answering():
+		// It is registered like a paused one when it is settled.
+		if h := c.profile.handler.EOF; h != nil {
+			h(c)
+		}
 	case c.phase == open:
 		c.beginDrain(PeerClosed, err)
 	case c.phase == lingering:
@@ -160,20 +187,13 @@ func (c *Conn) inputEnded() {
 	}
 }
 
+// answering reports whether there may be more to send after the peer's end of
+// stream.
+func (c *Conn) answering() bool { return c.profile.handler.EOF != nil || c.working() }
+
 func (c *Conn) inputFailed(err error) {
 	if c.ending != nil && c.ending.broken != nil {
 		err = c.ending.broken // the first error is the cause
 	}
 	c.kill(reasonOfError(err), err)
-}
-
-func (c *Conn) pauseReading() {
-	if c.paused {
-		return
-	}
-	c.paused = true
-	c.blocked = false
-	if err := c.loop.poller.Pause(int(c.fd)); err != nil {
-		c.kill(Unknown, err)
-	}
 }

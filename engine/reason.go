@@ -51,6 +51,9 @@ func (r Reason) String() string {
 	return fmt.Sprintf("Reason(%d)", uint8(r))
 }
 
+// MarshalText writes the reason's name, for JSON among others.
+func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
 // Timeout reports whether the reason is that something did not happen in time.
 func (r Reason) Timeout() bool {
 	switch r {

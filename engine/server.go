@@ -35,7 +35,7 @@ func listen(k kernel, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	co, err := newCore(k, cfg.Limits, cfg.Logger)
+	co, err := newCore(k, cfg.Limits, cfg.Admission, profiles, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func listen(k kernel, cfg Config) (*Server, error) {
 		if sys.ReusePort && addrs[i].Network != "unix" {
 			count = len(co.loops)
 		}
-		fds, bound, err := k.Listen(addrs[i], count)
+		fds, bound, err := k.Listen(addrs[i], count, co.limits.socketOptions())
 		if err != nil {
 			co.release()
 			return nil, fmt.Errorf("listen on %v: %w", addrs[i], err)

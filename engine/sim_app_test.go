@@ -557,6 +557,12 @@ func (s *simConn) causes() simReasons {
 		set |= s.peer.allowed
 	} else if far := s.app.l.farEnd(s); far != nil {
 		set |= far.farCauses()
+		if l := s.app.l; l.kClient == l.kServer && l.w.Counts()["machine stalled"] > 0 {
+			// The far end stood still as well. Nothing tells this end for how
+			// long, if none of its timers was due meanwhile.
+			set |= reasons(engine.HeartbeatLost, engine.Deaf, engine.Idle)
+			set |= reasons(engine.PeerClosed, engine.PeerReset) // the far end's verdict
+		}
 	} else {
 		// The other engine has not introduced itself. It may not even have
 		// accepted.

@@ -189,9 +189,14 @@ func (l *simLife) limits() engine.Limits {
 		Backlog:      engine.Backlog{High: []int{16 << 10, 4 << 10, 64 << 10}[l.pick(3)]},
 		Linger:       []time.Duration{0, 500 * time.Millisecond, 2 * time.Second}[l.pick(3)],
 		DrainTimeout: []time.Duration{0, -1, 300 * time.Millisecond}[l.pick(3)],
+		Work:         engine.Work{Workers: 1 + l.pick(3), Queue: 1 + l.pick(8), Pool: l.w.Pool()},
+		BlockedAfter: -1, // it looks by the real clock, and beside the loops
 	}
 	if l.pick(3) == 0 {
 		lim.MaxConns = 1 + l.pick(8)
+	}
+	if l.pick(2) == 0 {
+		lim.FrameTimeout = 5 * time.Second // longer than anything well-behaved is held up
 	}
 	return lim
 }

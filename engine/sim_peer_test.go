@@ -36,13 +36,14 @@ const (
 	peerFleeing // gone before it is accepted
 	peerOutage  // cut off for less than Tolerance
 	peerBulk    // sends so much at once that a loop must take turns
+	peerStaller // begins a frame and never ends it
 	lastKind
 )
 
 var simKindNames = [lastKind]string{
 	"healthy", "silent", "trickler", "closer", "half-closer", "unread closer", "resetter", "stubborn", "vanisher",
 	"rebooter", "unreachable", "frozen", "napper", "deaf", "unreading", "malformed", "too large", "cut off", "fleeing",
-	"outage", "bulk",
+	"outage", "bulk", "staller",
 }
 
 // simPeer is a scripted peer that speaks the codec.
@@ -113,7 +114,16 @@ func (n *simPeer) run() {
 	case peerCloser:
 		p.After(life, func() { n.finish(); p.Close() })
 	case peerHalfCloser:
-		p.After(life, func() { n.finish(); p.CloseWrite() })
+		p.After(life, func() {
+			if l.pick(2) == 0 {
+				// What it is to get waits for a while.
+				p.Send(n.frame(orderFlood, simHeader))
+				p.Pause()
+				l.w.After(l.wait(300e6), p.Resume)
+			}
+			n.finish()
+			p.CloseWrite()
+		})
 	case peerUnreadCloser:
 		p.After(life, func() {
 			n.reading = false
@@ -198,6 +208,14 @@ func (n *simPeer) run() {
 			n.allowed |= reasons(engine.FrameTooLarge, engine.PeerReset)
 			p.Send([]byte{0xff, 0xff, 0xff, 0, 1})
 		})
+	case peerStaller:
+		p.After(life, func() {
+			f := n.frame(orderEcho, simHeader+100)
+			n.sent--
+			n.bad()
+			n.reading = true
+			p.Send(f[:1+l.pick(len(f)-1)])
+		})
 	case peerCutOff:
 		p.After(life, func() {
 			f := n.frame(orderEcho, simHeader+100)
@@ -241,7 +259,7 @@ func (n *simPeer) bad() {
 	n.finished = true
 	n.reading = false
 	n.badSince = n.l.w.Now()
-	n.allowed |= reasons(engine.HeartbeatLost, engine.Deaf, engine.Idle)
+	n.allowed |= reasons(engine.HeartbeatLost, engine.Deaf, engine.Idle, engine.FrameTimeout, engine.SlowConsumer)
 	if n.l.cfg.UserTimeout > 0 || n.l.cfg.KeepAlive > 0 {
 		n.allowed |= reasons(engine.KernelTimeout)
 	}

@@ -11,6 +11,11 @@ type Stats struct {
 	Total LoopStats
 	// Loops holds the counts of each loop.
 	Loops []LoopStats
+	// Work is what Conn.Do and Ordered had done.
+	Work WorkStats
+	// Held is about how much memory the output takes that the kernel has not
+	// taken (Limits.Budget).
+	Held int64
 }
 
 // LoopStats is what one loop has counted. Opened = Closed + Open holds for
@@ -30,9 +35,15 @@ type LoopStats struct {
 	PingsIn    uint64 // heartbeats received, other than answers
 	PongsIn    uint64 // answers received
 
+	Broadcasts uint64 // deliveries of broadcasts, one for each connection
+	Pauses     uint64 // how often reading a connection was stopped
+
 	AcceptErrors uint64 // failed accepts
-	Parks        uint64 // how often a listener waited for room or resources
-	Panics       uint64 // callbacks that panicked or called Goexit
+	Parks        uint64 // how often a listener waited for room, resources or its rate
+	Refused      uint64 // connections that Admission did not let in
+	Evicted      uint64 // connections that made room (Admission.EvictIdle)
+	Panics       uint64 // callbacks and tasks that panicked or called Goexit
+	Blocked      uint64 // callbacks that held the loop up for BlockedAfter
 
 	Lag         time.Duration // the latest that the timer ever ran
 	Stalled     time.Duration // time that did not count against peers, because the loop did not run
@@ -51,9 +62,15 @@ type loopStats struct {
 	pingsIn    atomic.Uint64
 	pongsIn    atomic.Uint64
 
+	broadcasts atomic.Uint64
+	pauses     atomic.Uint64
+
 	acceptErrors atomic.Uint64
 	parks        atomic.Uint64
+	refused      atomic.Uint64
+	evicted      atomic.Uint64
 	panics       atomic.Uint64
+	blocked      atomic.Uint64
 
 	lagMax      atomic.Int64
 	stalled     atomic.Int64
@@ -75,6 +92,11 @@ func (l *Loop) snapshot() LoopStats {
 		AcceptErrors: s.acceptErrors.Load(),
 		Parks:        s.parks.Load(),
 		Panics:       s.panics.Load(),
+		Broadcasts:   s.broadcasts.Load(),
+		Pauses:       s.pauses.Load(),
+		Refused:      s.refused.Load(),
+		Evicted:      s.evicted.Load(),
+		Blocked:      s.blocked.Load(),
 		Lag:          time.Duration(s.lagMax.Load()),
 		Stalled:      time.Duration(s.stalled.Load()),
 		StallExcess:  time.Duration(s.stallExcess.Load()),
@@ -90,7 +112,10 @@ func (l *Loop) snapshot() LoopStats {
 }
 
 func (co *core) stats() Stats {
-	st := Stats{Total: LoopStats{Reasons: make(map[Reason]uint64)}}
+	st := Stats{
+		Total: LoopStats{Reasons: make(map[Reason]uint64)},
+		Work:  co.workers.stats(), Held: co.held.Load(),
+	}
 	t := &st.Total
 	for _, l := range co.loops {
 		s := l.snapshot()
@@ -111,6 +136,11 @@ func (co *core) stats() Stats {
 		t.AcceptErrors += s.AcceptErrors
 		t.Parks += s.Parks
 		t.Panics += s.Panics
+		t.Broadcasts += s.Broadcasts
+		t.Pauses += s.Pauses
+		t.Refused += s.Refused
+		t.Evicted += s.Evicted
+		t.Blocked += s.Blocked
 		t.Lag = max(t.Lag, s.Lag)
 		t.Stalled += s.Stalled
 		t.StallExcess += s.StallExcess

@@ -17,9 +17,11 @@ const (
 	timerBit = 1 << 31
 )
 
-// dueItem is something that fired: a connection's liveness, or a Timer.
+// dueItem is something that fired: a connection's liveness, its guards, or a
+// Timer.
 type dueItem struct {
 	c      *Conn
+	guards bool // it is c's guards that are due
 	action heartbeat.Action
 	t      *Timer
 }
@@ -47,9 +49,12 @@ func (l *Loop) advance() {
 		item := l.due[l.dueNext]
 		l.due[l.dueNext] = dueItem{}
 		l.dueNext++
-		if item.t != nil {
+		switch {
+		case item.t != nil:
 			item.t.run()
-		} else {
+		case item.guards:
+			l.attendGuards(item.c)
+		default:
 			l.attend(item.c, item.action)
 		}
 	}
@@ -67,6 +72,9 @@ func (l *Loop) fired(t timingwheel.Timer, data uint32) (again uint64) {
 	if data&timerBit != 0 {
 		return l.timers.fired(l, data&^timerBit)
 	}
+	if data&guardBit != 0 {
+		return l.guardsFired(t, int(data&^guardBit))
+	}
 	c := l.core.conns.at(int(data))
 	if c == nil || c.timer != t {
 		return 0
@@ -76,6 +84,7 @@ func (l *Loop) fired(t timingwheel.Timer, data uint32) (again uint64) {
 		l.due = append(l.due, dueItem{c: c})
 		return 0
 	}
+	c.excusePause()
 	action, next := c.heart.Poll(c.profile.plan, l.beat)
 	if action != heartbeat.None {
 		l.due = append(l.due, dueItem{c: c, action: action})

@@ -2,6 +2,8 @@ package engine
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 
 	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
@@ -20,6 +22,10 @@ type backlog struct {
 	bufs  []*outbuf
 	off   int // bytes of bufs[0] that the kernel has
 	bytes int // that it has not
+	cost  int // about the memory of bufs
+	// taken is how many bytes the kernel took since the drain rate was looked
+	// at, and unacked how many it then had; 0: nobody asked.
+	taken, unacked int
 	// beats is the one of bufs that holds heartbeats, and nothing else; nil:
 	// none does.
 	beats *outbuf
@@ -27,8 +33,13 @@ type backlog struct {
 }
 
 func (b *backlog) push(p *outbuf) {
+	if len(p.b) == 0 { // the codec refused what was to go in
+		p.release()
+		return
+	}
 	b.bufs = append(b.bufs, p)
 	b.bytes += len(p.b)
+	b.cost += p.cost()
 }
 
 // pushBeat appends a heartbeat behind those that wait, or puts it at the next
@@ -49,13 +60,19 @@ func (b *backlog) pushBeat(encode func(dst []byte) []byte) {
 		return
 	}
 	b.bytes += len(p.b)
+	b.cost += p.cost()
 	b.beats = p
+	b.bufs = slices.Insert(b.bufs, b.nextBoundary(), p)
+}
+
+// nextBoundary returns before which of bufs a frame can go in, as early as
+// possible, and makes it so that one ends there.
+func (b *backlog) nextBoundary() (at int) {
 	first := b.bufs[0]
 	cut := first.boundary(b.off)
-	at := 1
 	switch {
 	case cut == 0:
-		at = 0
+		return 0
 	case cut < len(first.b):
 		// The rest of the first buffer gets one of its own. A copy, but one a
 		// heartbeat, not one a message.
@@ -71,13 +88,19 @@ func (b *backlog) pushBeat(encode func(dst []byte) []byte) {
 		}
 		first.b, first.ends = first.b[:cut], first.ends[:whole]
 		b.bufs = slices.Insert(b.bufs, 1, rest)
+		b.cost += rest.cost()
 		if cut == b.off { // all of it is written
+			b.cost -= first.cost()
 			first.release()
 			b.bufs = slices.Delete(b.bufs, 0, 1)
-			b.off, at = 0, 0
+			b.off = 0
+			return 0
 		}
+		return 1
 	}
-	b.bufs = slices.Insert(b.bufs, at, p)
+	for at = 1; at < len(b.bufs) && b.bufs[at].continues; at++ {
+	}
+	return at
 }
 
 // slices returns what is to be written.
@@ -97,6 +120,7 @@ func (b *backlog) slices() [][]byte {
 // written drops n bytes from the front, and counts the frames that end there.
 func (b *backlog) written(n int) (frames int) {
 	b.bytes -= n
+	b.taken += n
 	done := 0
 	for n > 0 {
 		p := b.bufs[done]
@@ -108,6 +132,7 @@ func (b *backlog) written(n int) (frames int) {
 			if p == b.beats {
 				b.beats = nil
 			}
+			b.cost -= p.cost()
 			p.release()
 			b.off = 0
 			done++
@@ -142,61 +167,67 @@ func (c *Conn) flush() error {
 		return nil // what was sent goes on collecting in one buffer
 	}
 	c.mu.Lock()
-	p, starved := c.pending, c.starved
-	c.pending = nil
+	sent, starved := c.pending, c.starved
+	c.pending = outbufRing{}
+	c.queued = 0 // what the kernel does not take is counted again below
 	c.mu.Unlock()
-	if p != nil && len(p.b) == 0 { // the codec refused what was to go in
-		p.release()
-		p = nil
-	}
 
 	if b == nil {
+		p := sent.last
 		if p == nil {
 			return nil
 		}
-		n, err := c.loop.core.kernel.Write(int(c.fd), p.b)
-		if n == len(p.b) {
-			c.wrote(n, len(p.ends))
-			p.release()
-			if starved {
-				c.noteRoom()
+		if p.next == p && len(p.b) > 0 { // one buffer, as nearly always
+			n, err := c.loop.core.kernel.Write(int(c.fd), p.b)
+			if n == len(p.b) {
+				c.wrote(n, len(p.ends))
+				p.release()
+				if starved {
+					c.noteRoom()
+				}
+				return nil
 			}
-			return nil
+			p.next = nil
+			sent.last = nil
+			b = &backlog{}
+			b.push(p)
+			if err == nil {
+				c.wrote(n, b.written(n))
+			} else if errors.Is(err, sys.EAGAIN) {
+				c.blocked = true
+			} else {
+				c.backlog = b
+				return err
+			}
 		}
+	}
+	if b == nil {
 		b = &backlog{}
-		c.backlog = b
-		b.push(p)
-		if err == nil {
-			c.wrote(n, b.written(n))
-		} else if errors.Is(err, sys.EAGAIN) {
-			c.blocked = true
-		} else {
-			return err
-		}
-	} else if p != nil {
-		b.push(p)
 	}
-	if err := c.writeBacklog(b); err != nil {
-		return err
+	sent.each(b.push)
+	if len(b.bufs) == 0 {
+		return nil // the codec refused all of it
 	}
-	return c.watchWriting()
+	return c.writeBacklog(b)
 }
 
 // writeBacklog writes until the kernel takes no more, or the others' turn has
 // come.
-func (c *Conn) writeBacklog(b *backlog) error {
+func (c *Conn) writeBacklog(b *backlog) (err error) {
+	c.backlog = b
 	total := 0
 	for !c.blocked && b.bytes > 0 {
 		if total >= maxFlush {
 			c.schedule()
 			break
 		}
-		n, err := c.loop.core.kernel.Writev(int(c.fd), b.slices())
-		if err != nil {
-			if !errors.Is(err, sys.EAGAIN) {
-				return err
+		n, e := c.loop.core.kernel.Writev(int(c.fd), b.slices())
+		if e != nil {
+			if errors.Is(e, sys.EAGAIN) {
+				c.blocked = true
+			} else {
+				err = e
 			}
-			c.blocked = true
 			break
 		}
 		total += n
@@ -204,16 +235,75 @@ func (c *Conn) writeBacklog(b *backlog) error {
 	}
 	if b.bytes == 0 {
 		c.backlog = nil
+		c.unguard(guardDrain)
+	} else if err == nil {
+		c.watchDrain(b)
 	}
+	c.account(b)
+	if err != nil {
+		return err
+	}
+	return c.watchWriting()
+}
+
+// account enters what a flush has left into the connection's backlog and into
+// the engine's, and runs Writable if there is room again.
+func (c *Conn) account(b *backlog) {
 	c.mu.Lock()
-	c.queued = int32(b.bytes)
+	c.queued += int32(b.bytes)
+	held := int32(0)
+	if b.bytes > 0 {
+		// What was sent meanwhile is counted by its bytes.
+		held = int32(min(int(c.queued)-b.bytes+b.cost, maxHeld))
+	}
+	c.loop.core.held.Add(int64(held - c.held))
+	c.held = held
 	starved := c.starved
 	c.mu.Unlock()
 	if starved {
 		c.noteRoom()
 	}
-	return nil
 }
+
+// watchDrain begins to look whether the peer takes its backlog fast enough.
+func (c *Conn) watchDrain(b *backlog) {
+	limits := &c.loop.core.limits.Backlog
+	if limits.DrainWindow > 0 && !c.guarded(guardDrain) {
+		b.taken = 0
+		c.guard(guardDrain, limits.DrainWindow)
+	}
+}
+
+// drainOverdue looks whether the peer has taken enough of its backlog. What the
+// kernel takes from us comes in large pieces with long breaks, so before a
+// verdict it is what the peer has acknowledged that counts, over one more
+// window.
+func (c *Conn) drainOverdue() {
+	b := c.backlog
+	if b == nil {
+		return
+	}
+	limits := &c.loop.core.limits.Backlog
+	progress := b.taken
+	if progress < limits.leastDrain() {
+		unacked := c.loop.core.kernel.Info(int(c.fd)).Unacked
+		if b.unacked > 0 || unacked < 0 {
+			progress += b.unacked - max(unacked, 0)
+			if progress < limits.leastDrain() {
+				c.hard = true
+				c.kill(SlowConsumer, fmt.Errorf("the peer took %d bytes in %v: %w", max(progress, 0), limits.DrainWindow, os.ErrDeadlineExceeded))
+				return
+			}
+		}
+		b.unacked = unacked
+	} else {
+		b.unacked = 0
+	}
+	c.watchDrain(b)
+}
+
+// errHard is why a connection ends that cannot take a broadcast.
+var errHard = fmt.Errorf("its backlog left no room for a broadcast: %w", ErrBacklog)
 
 // wrote notes that the kernel took n bytes.
 func (c *Conn) wrote(n, frames int) {
@@ -237,12 +327,10 @@ func (c *Conn) watchWriting() error {
 
 // noteRoom runs Writable once the backlog has fallen below the low watermark.
 func (c *Conn) noteRoom() {
+	co := c.loop.core
 	c.mu.Lock()
-	size := int(c.queued)
-	if c.pending != nil {
-		size += len(c.pending.b)
-	}
-	room := c.starved && size < c.loop.core.limits.Backlog.Low && c.state.Load()&closing == 0 && c.ending == nil
+	room := c.starved && int(c.queued) < co.limits.Backlog.Low && c.state.Load()&closing == 0 && c.ending == nil &&
+		(c.queued == 0 || co.held.Load() < co.limits.Budget)
 	if room {
 		c.starved = false
 	}
@@ -264,8 +352,8 @@ func (c *Conn) sendBeat(encode func(dst []byte) []byte) {
 	if c.state.Load()&closing != 0 {
 		return
 	}
-	if c.pending == nil {
-		c.pending = getOutbuf()
-	}
-	c.pending.add(encode(c.pending.b), control)
+	p := c.pending.writable()
+	before := len(p.b)
+	p.add(encode(p.b), control)
+	c.queued += int32(len(p.b) - before)
 }

@@ -74,6 +74,21 @@ func (s *State) Answer(p *Plan, now int64, stamp uint64, hasStamp bool) {
 	}
 }
 
+// Excuse takes d nanoseconds out of the time for which the peer was silent: it
+// was not listened to. The running series of queries goes on where it stood, and
+// the round trip under way is not measured.
+func (s *State) Excuse(d int64) {
+	if d <= 0 {
+		return
+	}
+	s.lastRead = add(s.lastRead, d)
+	s.lastAnswer = add(s.lastAnswer, d)
+	if s.start != never {
+		s.start = add(s.start, d)
+	}
+	s.timing = false
+}
+
 // endSeries ends the running series of queries, if any.
 func (s *State) endSeries() {
 	if s.asked > 0 {

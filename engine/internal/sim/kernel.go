@@ -272,7 +272,26 @@ func (k *Kernel) OpenPoller() (poll.Poller, error) {
 	return p, nil
 }
 
-func (k *Kernel) Listen(a sys.Addr, count int) (fds []int, bound sys.Addr, err error) {
+// Pool runs an engine's tasks in the world: one at a time, soon, and in an order
+// that the seed decides.
+type Pool struct{ w *World }
+
+// Pool returns a pool of workers.
+func (w *World) Pool() Pool { return Pool{w} }
+
+// Go runs f on a goroutine of its own, because f may end it.
+func (p Pool) Go(f func()) error {
+	p.w.mu.Lock()
+	wait := p.w.draw(workerWait)
+	p.w.mu.Unlock()
+	p.w.After(time.Duration(wait), func() { p.w.Start(f) })
+	return nil
+}
+
+// workerWait is how long it takes until a worker runs.
+var workerWait = Between(0, 500*time.Microsecond)
+
+func (k *Kernel) Listen(a sys.Addr, count int, _ sys.Options) (fds []int, bound sys.Addr, err error) {
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
 	if a.Network == "unix" {
@@ -353,7 +372,7 @@ func (k *Kernel) installSocket(s *sock) int {
 	return k.install(s.file)
 }
 
-func (k *Kernel) Connect(a sys.Addr) (int, error) {
+func (k *Kernel) Connect(a sys.Addr, _ sys.Options) (int, error) {
 	k.preempt()
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()

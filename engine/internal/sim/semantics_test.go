@@ -17,9 +17,9 @@ import (
 // kernel is what the scenarios below need of a kernel, simulated or real.
 type kernel interface {
 	OpenPoller() (poll.Poller, error)
-	Listen(a sys.Addr, count int) ([]int, sys.Addr, error)
+	Listen(a sys.Addr, count int, o sys.Options) ([]int, sys.Addr, error)
 	Accept(fd int) (int, netip.AddrPort, error)
-	Connect(a sys.Addr) (int, error)
+	Connect(a sys.Addr, o sys.Options) (int, error)
 	SocketError(fd int) error
 	Peer(fd int) (netip.AddrPort, error)
 	Read(fd int, p []byte) (int, error)
@@ -167,7 +167,7 @@ var scenarios = map[string]func(b *bench){
 	"refused": func(b *bench) {
 		lfd, addr := b.listen("tcp")
 		b.close(lfd)
-		fd, err := b.k.Connect(addr)
+		fd, err := b.k.Connect(addr, sys.Options{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -181,7 +181,7 @@ var scenarios = map[string]func(b *bench){
 	},
 	"address in use": func(b *bench) {
 		_, addr := b.listen("tcp")
-		if _, _, err := b.k.Listen(addr, 2); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, _, err := b.k.Listen(addr, 2, sys.Options{}); !errors.Is(err, syscall.EADDRINUSE) {
 			b.Errorf("second listener: %v", err)
 		}
 	},
@@ -380,7 +380,7 @@ func (b *bench) listen(network string) (int, sys.Addr) {
 	if network == "unix" {
 		a = sys.Addr{Network: "unix", Address: b.path()}
 	}
-	fds, bound, err := b.k.Listen(a, 1)
+	fds, bound, err := b.k.Listen(a, 1, sys.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -390,7 +390,7 @@ func (b *bench) listen(network string) (int, sys.Addr) {
 
 func (b *bench) connect(a sys.Addr) int {
 	b.Helper()
-	fd, err := b.k.Connect(a)
+	fd, err := b.k.Connect(a, sys.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

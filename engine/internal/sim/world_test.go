@@ -41,7 +41,7 @@ type echoLoop struct {
 
 func newEchoLoop(t testing.TB, k *sim.Kernel) *echoLoop {
 	t.Helper()
-	fds, bound, err := k.Listen(sys.Addr{Network: "tcp", Address: ":7000"}, 1)
+	fds, bound, err := k.Listen(sys.Addr{Network: "tcp", Address: ":7000"}, 1, sys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -468,7 +468,7 @@ func TestKqueueIsEdgeTriggered(t *testing.T) {
 
 func TestViolations(t *testing.T) {
 	open := func(k *sim.Kernel) int {
-		fd, err := k.Connect(sys.Addr{Network: "tcp", Address: "10.9.9.9:1"})
+		fd, err := k.Connect(sys.Addr{Network: "tcp", Address: "10.9.9.9:1"}, sys.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -553,7 +553,7 @@ func TestLeaks(t *testing.T) {
 	if leaks := w.Leaks(); len(leaks) != 0 {
 		t.Errorf("leaks of a new machine: %q", leaks)
 	}
-	_, _, err := k.Listen(sys.Addr{Network: "tcp", Address: ":1"}, 2)
+	_, _, err := k.Listen(sys.Addr{Network: "tcp", Address: ":1"}, 2, sys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -597,7 +597,7 @@ func TestPeers(t *testing.T) {
 			c.cfg.Seed = 3
 			w := sim.New(c.cfg)
 			k := w.Machine(sim.Machine{})
-			fds, _, err := k.Listen(sys.Addr{Network: "tcp", Address: ":7000"}, 1)
+			fds, _, err := k.Listen(sys.Addr{Network: "tcp", Address: ":7000"}, 1, sys.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -659,7 +659,7 @@ func TestZeroWindow(t *testing.T) {
 func TestBacklog(t *testing.T) {
 	w := sim.New(sim.Config{Seed: 1})
 	k := w.Machine(sim.Machine{Backlog: 2})
-	fds, _, err := k.Listen(sys.Addr{Network: "tcp", Address: ":7000"}, 1)
+	fds, _, err := k.Listen(sys.Addr{Network: "tcp", Address: ":7000"}, 1, sys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -694,7 +694,7 @@ func TestBacklog(t *testing.T) {
 func TestReusePort(t *testing.T) {
 	w := sim.New(sim.Config{Seed: 1})
 	k := w.Machine(sim.Machine{})
-	fds, bound, err := k.Listen(sys.Addr{Network: "tcp", Address: ":0"}, 3)
+	fds, bound, err := k.Listen(sys.Addr{Network: "tcp", Address: ":0"}, 3, sys.Options{})
 	if err != nil || len(fds) != 3 {
 		t.Fatal(fds, err)
 	}
@@ -723,7 +723,7 @@ func TestConnecting(t *testing.T) {
 	w.Serve("10.1.2.3:80", func(p *sim.Peer) { p.Send([]byte("welcome")) })
 	connect := func(addr string) int {
 		t.Helper()
-		fd, err := k.Connect(sys.Addr{Network: "tcp", Address: addr})
+		fd, err := k.Connect(sys.Addr{Network: "tcp", Address: addr}, sys.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,7 +26,7 @@ func (Kernel) OpenPoller() (poll.Poller, error) { return poll.Open() }
 // The first socket is bound without SO_REUSEPORT, so that a port in use is
 // EADDRINUSE even if its owner would share it; the option is set afterwards,
 // which admits our own further sockets.
-func (Kernel) Listen(a Addr, count int) (fds []int, bound Addr, err error) {
+func (Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, err error) {
 	defer func() {
 		if err != nil {
 			for _, fd := range fds {
@@ -36,7 +36,7 @@ func (Kernel) Listen(a Addr, count int) (fds []int, bound Addr, err error) {
 		}
 	}()
 	if a.Network == "unix" {
-		fd, _, err := socket.UnixSocket(a.Network, a.Address, true, nil, nil)
+		fd, _, err := socket.UnixSocket(a.Network, a.Address, true, o.buffers(), nil)
 		if err != nil {
 			return nil, a, err
 		}
@@ -47,6 +47,7 @@ func (Kernel) Listen(a Addr, count int) (fds []int, bound Addr, err error) {
 		// Linux and FreeBSD let accepted sockets inherit it.
 		{SetSockOpt: socket.SetNoDelay, Opt: 1},
 	}
+	options = append(options, o.tcp()...)
 	fd, _, err := socket.TCPSocket(a.Network, a.Address, true, options, nil)
 	if errors.Is(err, unix.EAFNOSUPPORT) && a.Network == "tcp" {
 		// A machine without IPv6.
@@ -80,17 +81,37 @@ func (Kernel) Listen(a Addr, count int) (fds []int, bound Addr, err error) {
 
 // Connect begins to connect to a literal address. Whether it succeeded is told
 // by SocketError once the descriptor is writable.
-func (Kernel) Connect(a Addr) (fd int, err error) {
+func (Kernel) Connect(a Addr, o Options) (fd int, err error) {
 	if a.Network == "unix" {
-		fd, _, err = socket.UnixSocket(a.Network, a.Address, false, nil, nil)
+		fd, _, err = socket.UnixSocket(a.Network, a.Address, false, o.buffers(), nil)
 	} else {
-		fd, _, err = socket.TCPSocket(a.Network, a.Address, false,
-			[]socket.Option[int]{{SetSockOpt: socket.SetNoDelay, Opt: 1}}, nil)
+		options := append(o.tcp(), socket.Option[int]{SetSockOpt: socket.SetNoDelay, Opt: 1})
+		fd, _, err = socket.TCPSocket(a.Network, a.Address, false, options, nil)
 	}
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+// buffers returns the options that every kind of socket has.
+func (o Options) buffers() (options []socket.Option[int]) {
+	if o.SendBuffer > 0 {
+		options = append(options, socket.Option[int]{SetSockOpt: socket.SetSendBuffer, Opt: o.SendBuffer})
+	}
+	if o.ReceiveBuffer > 0 {
+		options = append(options, socket.Option[int]{SetSockOpt: socket.SetRecvBuffer, Opt: o.ReceiveBuffer})
+	}
+	return options
+}
+
+// tcp returns the options of a TCP socket.
+func (o Options) tcp() []socket.Option[int] {
+	options := o.buffers()
+	if o.NotSent > 0 {
+		options = append(options, socket.Option[int]{SetSockOpt: setNotSent, Opt: o.NotSent})
+	}
+	return options
 }
 
 // SocketError reads and clears SO_ERROR. The caller keeps it: after it was

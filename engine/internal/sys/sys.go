@@ -48,6 +48,15 @@ type Info struct {
 	LastAck time.Duration
 }
 
+// Options are set on a socket before its first byte; accepted ones inherit them
+// from their listener. Zero leaves a value to the system.
+type Options struct {
+	SendBuffer, ReceiveBuffer int // bytes
+	// NotSent bounds what is queued in the kernel and not sent yet, in bytes;
+	// only TCP has it, and not every system.
+	NotSent int
+}
+
 // Addr is a parsed listening or dialling address.
 type Addr struct {
 	Network string // tcp, tcp4, tcp6 or unix

@@ -36,10 +36,10 @@ var errSystem = errors.Join(errors.New("no epoll or kqueue on this system"), err
 
 func (Kernel) Now() int64                       { return clock.Now() }
 func (Kernel) OpenPoller() (poll.Poller, error) { return poll.Open() }
-func (Kernel) Listen(a Addr, _ int) ([]int, Addr, error) {
+func (Kernel) Listen(a Addr, _ int, _ Options) ([]int, Addr, error) {
 	return nil, a, errSystem
 }
-func (Kernel) Connect(Addr) (int, error)               { return -1, errSystem }
+func (Kernel) Connect(Addr, Options) (int, error)      { return -1, errSystem }
 func (Kernel) SocketError(int) error                   { return errSystem }
 func (Kernel) Peer(int) (netip.AddrPort, error)        { return netip.AddrPort{}, errSystem }
 func (Kernel) Local(int) netip.AddrPort                { return netip.AddrPort{} }

@@ -24,7 +24,7 @@ func listen(t *testing.T, network string, count int) (fds []int, bound sys.Addr)
 	if network == "tcp6" {
 		addr.Address = "[::1]:0"
 	}
-	fds, bound, err := k.Listen(addr, count)
+	fds, bound, err := k.Listen(addr, count, sys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,11 +103,11 @@ func TestListenShares(t *testing.T) {
 		}
 	}
 	// A port in use stays an error, even though its owner would share it.
-	if more, _, err := k.Listen(bound, 1); err == nil {
+	if more, _, err := k.Listen(bound, 1, sys.Options{}); err == nil {
 		_ = k.Close(more[0])
 		t.Error("a stranger was admitted to the port")
 	}
-	if more, _, err := k.Listen(bound, 2); err == nil {
+	if more, _, err := k.Listen(bound, 2, sys.Options{}); err == nil {
 		_ = k.Close(more[0])
 		_ = k.Close(more[1])
 		t.Error("two strangers were admitted to the port")
@@ -189,7 +189,7 @@ func TestWriteIsBounded(t *testing.T) {
 
 func TestConnect(t *testing.T) {
 	fds, bound := listen(t, "tcp", 1)
-	fd, err := k.Connect(bound)
+	fd, err := k.Connect(bound, sys.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestConnect(t *testing.T) {
 	if local := k.Local(fd); local != remote {
 		t.Errorf("our end is %v, the server sees %v", local, remote)
 	}
-	if _, err := k.Connect(sys.Addr{Network: "tcp", Address: "127.0.0.1:port"}); err == nil {
+	if _, err := k.Connect(sys.Addr{Network: "tcp", Address: "127.0.0.1:port"}, sys.Options{}); err == nil {
 		t.Error("connected to a port that is no number")
 	}
 }
