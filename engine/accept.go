@@ -128,10 +128,17 @@ func (l *Loop) parkFor(ln *listener, d time.Duration) {
 	l.AfterFunc(d, func() { l.unpark(ln); l.accept(ln) })
 }
 
-// parkStarved stops accepting until a connection ends.
+// parkStarved stops accepting until a connection ends, or one has been idle for
+// long enough to make room.
 func (l *Loop) parkStarved(ln *listener) {
 	ln.starved = true
 	l.park(ln)
+	if d := l.core.admission.EvictIdle; d > 0 {
+		if ln.retry != nil {
+			ln.retry.Stop()
+		}
+		ln.retry = l.AfterFunc(min(d, maxBackoff), l.resumeStarved)
+	}
 	l.core.starved.Store(true)
 	if l.core.open.Load() < int64(l.core.limits.MaxConns) {
 		// The last connection that could have told us ended before it could.

@@ -259,6 +259,14 @@ func (cl *Client) Conn(id ID) *Conn { return cl.lookup(id) }
 // Range calls f for every connection that is open, as Server.Range does.
 func (cl *Client) Range(f func(*Conn) bool) { cl.each(f) }
 
+// Group returns the group of that name, which it makes if there is none. It
+// exists until Group.Drop.
+func (cl *Client) Group(name string) *Group { return cl.group(name) }
+
+// Broadcast sends a data frame to every connection that is open. What is said of
+// Group.Broadcast holds.
+func (cl *Client) Broadcast(payload []byte) error { return cl.broadcast(payload) }
+
 // Stats returns what the loops have counted. It is cheap, and waits for none
 // of them.
 func (cl *Client) Stats() Stats { return cl.stats() }

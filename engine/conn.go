@@ -399,7 +399,7 @@ func (c *Conn) handle(ev poll.Events) {
 	case c.phase == gone:
 	case c.phase == connecting:
 		c.established()
-	case c.paused && !c.eof && c.ending == nil:
+	case c.paused && c.ending == nil:
 		if ev&poll.Hangup != 0 {
 			c.lookForReset()
 		}

@@ -236,5 +236,6 @@ type listener struct {
 	// Owned by the loop.
 	parked  bool
 	starved bool          // parked until there is room under MaxConns
+	retry   *Timer        // the next look for idle connections that make room
 	backoff time.Duration // the latest wait after a lack of resources; 0: none
 }

@@ -13,7 +13,8 @@
 // every other connection of that loop. Methods of Conn, Loop, Server and
 // Client may be called from any goroutine, callbacks included, with the
 // application's own locks held: none of them runs a callback or waits for one,
-// but for those that say that they wait: Serve, Shutdown and Dial. [Conn.Post] and [Loop.Post] lead from other goroutines back to the loop.
+// but for those that say that they wait: Serve, Shutdown and Dial. [Conn.Post]
+// and [Loop.Post] lead from other goroutines back to the loop.
 //
 // # Lifetime
 //
@@ -33,7 +34,21 @@
 // # Limits
 //
 // A peer can make the engine hold at most one incomplete frame (the codec's
-// maximum), about twice [Backlog].High plus one message of output, and a few
-// kilobytes of heartbeats. Connections above [Config.MaxConns] wait in the kernel's
-// queue. Running out of descriptors parks the listener and nothing else.
+// maximum), about twice [Backlog].High plus one message of output, [Work].Bytes
+// of messages for a handler that is [Ordered], and a few kilobytes of
+// heartbeats; while it is paused, one read buffer of 64 KiB. All connections
+// together hold [Limits.Budget] of output. Connections above [Limits.MaxConns]
+// wait in the kernel's queue, and so do those above [Admission].Rate. Running
+// out of descriptors parks the listener and nothing else.
+//
+// A peer must keep up, too: begin with a frame in time, finish the frames that
+// it begins, and read what it is sent. See [Admission], [Limits.FrameTimeout] and
+// [Backlog].
+//
+// # Blocking work
+//
+// [Conn.Do] runs a task on a worker, in order with the other tasks of its
+// connection, and [Ordered] does so with a whole handler. When a queue is full the
+// connection is not read until there is room, which is how its peer learns to
+// wait. [Conn.Pause] does the same by hand.
 package engine

@@ -33,25 +33,20 @@ type groups struct {
 	byName map[string]*Group
 }
 
-// Group returns the group of that name, which it makes if there is none. It
-// exists until Drop.
-func (co *core) Group(name string) *Group {
+// group returns the group of that name, which it makes if there is none.
+func (co *core) group(name string) *Group {
 	gs := &co.groups
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	g := gs.byName[name]
 	if g == nil {
-		g = co.newGroup(name)
+		g = &Group{core: co, name: name, members: make([][]*Conn, len(co.loops))}
 		if gs.byName == nil {
 			gs.byName = make(map[string]*Group)
 		}
 		gs.byName[name] = g
 	}
 	return g
-}
-
-func (co *core) newGroup(name string) *Group {
-	return &Group{core: co, name: name, members: make([][]*Conn, len(co.loops))}
 }
 
 // Name returns the group's name.
@@ -161,9 +156,8 @@ func (g *Group) Broadcast(payload []byte) error {
 	})
 }
 
-// Broadcast sends a data frame to every connection that is open. What
-// Group.Broadcast says holds.
-func (co *core) Broadcast(payload []byte) error {
+// broadcast sends a data frame to every connection that is open.
+func (co *core) broadcast(payload []byte) error {
 	b, err := co.newBroadcast(payload)
 	if err != nil {
 		return err

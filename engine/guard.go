@@ -49,8 +49,7 @@ func (c *Conn) guard(g guard, d time.Duration) {
 	case gs.entry == 0:
 		gs.entry = l.arm(l.beatTick(at), guardBit|uint32(c.fd))
 	case at < gs.fires:
-		l.wheel.Reset(gs.entry, l.beatTick(at))
-		l.wakeAt(at + l.stalled)
+		l.rearm(gs.entry, l.beatTick(at))
 	default:
 		return
 	}

@@ -110,8 +110,8 @@ func (c *Conn) excusePause() {
 	}
 }
 
-// lookForReset tells a reset of a paused connection from an end of stream. After
-// a reset, all that had come before is read.
+// lookForReset tells a reset of a paused or half-closed connection from an end of
+// stream. After a reset, all that had come before is read.
 func (c *Conn) lookForReset() {
 	if err := c.loop.core.kernel.SocketError(int(c.fd)); err != nil {
 		c.outputFailed(err)

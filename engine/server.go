@@ -123,6 +123,14 @@ func (s *Server) Conn(id ID) *Conn { return s.lookup(id) }
 // meanwhile may or may not be met.
 func (s *Server) Range(f func(*Conn) bool) { s.each(f) }
 
+// Group returns the group of that name, which it makes if there is none. It
+// exists until Group.Drop.
+func (s *Server) Group(name string) *Group { return s.group(name) }
+
+// Broadcast sends a data frame to every connection that is open. What is said of
+// Group.Broadcast holds.
+func (s *Server) Broadcast(payload []byte) error { return s.broadcast(payload) }
+
 // Stats returns what the loops have counted. It is cheap, and waits for none
 // of them.
 func (s *Server) Stats() Stats { return s.stats() }

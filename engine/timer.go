@@ -62,7 +62,7 @@ func (l *Loop) advance() {
 	if !done {
 		l.wakeAt(l.now)
 	} else if next, ok := l.wheel.Next(); ok {
-		l.wakeAt(int64(min(next, never/uint64(l.tick))) * l.tick)
+		l.wakeAtTick(next)
 	}
 }
 
@@ -124,9 +124,17 @@ func (l *Loop) arm(tick uint64, data uint32) timingwheel.Timer {
 		return 0
 	}
 	t := l.wheel.Add(tick, data)
-	l.wakeAt(int64(min(tick, never/uint64(l.tick))) * l.tick)
+	l.wakeAtTick(tick)
 	return t
 }
+
+// rearm moves a wheel entry to an earlier tick.
+func (l *Loop) rearm(t timingwheel.Timer, tick uint64) {
+	l.wheel.Reset(t, tick)
+	l.wakeAtTick(tick)
+}
+
+func (l *Loop) wakeAtTick(tick uint64) { l.wakeAt(int64(min(tick, never/uint64(l.tick))) * l.tick) }
 
 // wakeAt makes sure that the poller's timer expires by then. A time that has
 // passed when it is asked for counts as now: that the loop was stalled shows in

@@ -64,6 +64,9 @@ func TestScrape(t *testing.T) {
 			t.Errorf("no line says %q in:\n%s", want, page)
 		}
 	}
+	if err := c.Close(); err != nil { // nobody to wait for
+		t.Error(err)
+	}
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
