@@ -107,7 +107,7 @@ func (l *Loop) settle(c *Conn) (readOn bool) {
 	case c.eof && c.ending == nil && !c.answering():
 		c.beginDrain(PeerClosed, nil)
 	}
-	c.settleReading()
+	c.settleReading(asked)
 	if c.phase != connecting && (c.ending == nil || !c.ending.now && c.ending.broken == nil) {
 		if err := c.flush(); err != nil {
 			c.outputFailed(err)

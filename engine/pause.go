@@ -44,8 +44,8 @@ func (c *Conn) holding() bool {
 
 // settleReading makes the poller report input if it is to be read, and not
 // otherwise: level-triggered, what is not read is reported again and again.
-func (c *Conn) settleReading() {
-	pause := c.eof || c.holding()
+func (c *Conn) settleReading(asked uint32) {
+	pause := c.eof || asked&(pausedByApp|pausedByWork) != 0 && c.ending == nil
 	if pause == c.paused || c.phase != open {
 		return
 	}

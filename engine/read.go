@@ -105,7 +105,12 @@ func (c *Conn) deaf() bool {
 
 // stopped reports whether input is not delivered now: it never will be, or is
 // to wait.
-func (c *Conn) stopped() bool { return c.deaf() || c.holding() }
+func (c *Conn) stopped() bool {
+	if c.ending != nil {
+		return c.deaf()
+	}
+	return c.state.Load()&(closing|pausedByApp|pausedByWork) != 0
+}
 
 func (c *Conn) dropInbox() {
 	if c.in != nil {
