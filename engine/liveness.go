@@ -77,6 +77,9 @@ func (c *Conn) overdue(action heartbeat.Action) {
 // ping asks the peer, or shows it that we are here.
 func (c *Conn) ping() {
 	c.loop.stats.pings.Add(1)
+	if c.heart.Asking() {
+		c.loop.stats.queries.Add(1)
+	}
 	beat := codec.Beat{Stamp: c.heart.Stamp(), HasStamp: true, Interval: c.profile.plan.Announce()}
 	c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPing(dst, beat) })
 }

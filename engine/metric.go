@@ -25,11 +25,13 @@ var loopMetrics = []struct {
 }{
 	{"connections", "Connections open now.", false, func(s *LoopStats) float64 { return float64(s.Open) }},
 	{"opened_total", "Connections opened.", true, func(s *LoopStats) float64 { return float64(s.Opened) }},
+	{"frames_in_total", "Frames received, of any kind.", true, func(s *LoopStats) float64 { return float64(s.FramesIn) }},
 	{"messages_in_total", "Data frames received.", true, func(s *LoopStats) float64 { return float64(s.MessagesIn) }},
 	{"frames_out_total", "Frames handed to the kernel whole.", true, func(s *LoopStats) float64 { return float64(s.FramesOut) }},
 	{"in_bytes_total", "Bytes received.", true, func(s *LoopStats) float64 { return float64(s.BytesIn) }},
 	{"out_bytes_total", "Bytes handed to the kernel.", true, func(s *LoopStats) float64 { return float64(s.BytesOut) }},
 	{"pings_out_total", "Heartbeats sent unasked: queries and signs of life.", true, func(s *LoopStats) float64 { return float64(s.Pings) }},
+	{"queries_total", "Heartbeats that ask a peer that has been silent.", true, func(s *LoopStats) float64 { return float64(s.Queries) }},
 	{"pings_in_total", "Heartbeats received, other than answers.", true, func(s *LoopStats) float64 { return float64(s.PingsIn) }},
 	{"pongs_in_total", "Answers to heartbeats received.", true, func(s *LoopStats) float64 { return float64(s.PongsIn) }},
 	{"broadcasts_total", "Deliveries of broadcasts.", true, func(s *LoopStats) float64 { return float64(s.Broadcasts) }},
@@ -41,6 +43,7 @@ var loopMetrics = []struct {
 	{"panics_total", "Callbacks and tasks that failed.", true, func(s *LoopStats) float64 { return float64(s.Panics) }},
 	{"blocked_total", "Callbacks that held up their loop.", true, func(s *LoopStats) float64 { return float64(s.Blocked) }},
 	{"lag_max_seconds", "The latest that the timer ever ran.", false, func(s *LoopStats) float64 { return s.Lag.Seconds() }},
+	{"stall_excess_seconds_total", "The like, which did count: it was more than StallCap.", true, func(s *LoopStats) float64 { return s.StallExcess.Seconds() }},
 	{"stalled_seconds_total", "Time that did not count against peers.", true, func(s *LoopStats) float64 { return s.Stalled.Seconds() }},
 }
 

@@ -157,6 +157,7 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 		case codec.Ping, codec.Pong:
 			c.heard(f)
 		default:
+			c.loop.stats.othersIn.Add(1)
 			if h.Frame != nil {
 				h.Frame(c, f)
 			}

@@ -27,11 +27,13 @@ type LoopStats struct {
 	// Reasons counts the closed connections by reason.
 	Reasons map[Reason]uint64
 
+	FramesIn   uint64 // frames of any kind received
 	MessagesIn uint64 // data frames received
 	FramesOut  uint64 // frames of any kind handed to the kernel whole
 	BytesIn    uint64
 	BytesOut   uint64
 	Pings      uint64 // heartbeats sent unasked
+	Queries    uint64 // of them, those that ask a peer that has been silent
 	PingsIn    uint64 // heartbeats received, other than answers
 	PongsIn    uint64 // answers received
 
@@ -55,10 +57,12 @@ type loopStats struct {
 	opened     atomic.Uint64
 	closed     [numReasons]atomic.Uint64
 	messagesIn atomic.Uint64
+	othersIn   atomic.Uint64 // frames that are neither data nor heartbeats
 	framesOut  atomic.Uint64
 	bytesIn    atomic.Uint64
 	bytesOut   atomic.Uint64
 	pings      atomic.Uint64
+	queries    atomic.Uint64
 	pingsIn    atomic.Uint64
 	pongsIn    atomic.Uint64
 
@@ -87,6 +91,7 @@ func (l *Loop) snapshot() LoopStats {
 		BytesIn:      s.bytesIn.Load(),
 		BytesOut:     s.bytesOut.Load(),
 		Pings:        s.pings.Load(),
+		Queries:      s.queries.Load(),
 		PingsIn:      s.pingsIn.Load(),
 		PongsIn:      s.pongsIn.Load(),
 		AcceptErrors: s.acceptErrors.Load(),
@@ -107,6 +112,7 @@ func (l *Loop) snapshot() LoopStats {
 			out.Closed += n
 		}
 	}
+	out.FramesIn = out.MessagesIn + out.PingsIn + out.PongsIn + s.othersIn.Load()
 	out.Opened = s.opened.Load()
 	return out
 }
@@ -126,11 +132,13 @@ func (co *core) stats() Stats {
 		for r, n := range s.Reasons {
 			t.Reasons[r] += n
 		}
+		t.FramesIn += s.FramesIn
 		t.MessagesIn += s.MessagesIn
 		t.FramesOut += s.FramesOut
 		t.BytesIn += s.BytesIn
 		t.BytesOut += s.BytesOut
 		t.Pings += s.Pings
+		t.Queries += s.Queries
 		t.PingsIn += s.PingsIn
 		t.PongsIn += s.PongsIn
 		t.AcceptErrors += s.AcceptErrors

@@ -263,6 +263,10 @@ func (s *State) LastWrite() int64 { return s.lastWrite }
 // LastAnswer returns when an answer was last read.
 func (s *State) LastAnswer() int64 { return s.lastAnswer }
 
+// Asking reports whether a series of queries is running: the ping that Poll has
+// just asked for is a query, and not only a sign of life.
+func (s *State) Asking() bool { return s.asked > 0 }
+
 // Missed returns how many queries in a row the peer has not answered in time:
 // after Lost or Deaf that is Misses on a side that queries. It is 0 on one that
 // does not.
