@@ -108,6 +108,11 @@ func (l *Loop) adopt(fd int, remote netip.AddrPort, p *profile) {
 		l.discard(c)
 		return
 	}
+	if !sys.InheritsProbes && remote.IsValid() {
+		if err := l.core.kernel.SetProbes(fd, p.probes); err != nil {
+			l.core.report(slog.LevelWarn, "cannot set the kernel's probes", "err", err)
+		}
+	}
 	l.enter(c)
 }
 

@@ -27,7 +27,7 @@ func NewClient(cfg ClientConfig) (*Client, error) { return newClientOn(sys.Kerne
 
 func newClientOn(k kernel, cfg ClientConfig) (*Client, error) {
 	handler := cfg.Handler
-	p, err := newProfile(cfg.Codec, cfg.Liveness, codec.Client, &handler)
+	p, err := newProfile(cfg.Codec, cfg.Liveness, cfg.KeepAlive, codec.Client, &handler)
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
@@ -185,7 +185,7 @@ func (l *Loop) connect(d *dial, p *profile) *Conn {
 	if !l.core.reserve() {
 		return refuse(errMaxConns)
 	}
-	fd, err := l.core.kernel.Connect(d.addr, l.core.limits.socketOptions())
+	fd, err := l.core.kernel.Connect(d.addr, l.core.limits.socketOptions(p))
 	if err != nil {
 		l.core.unreserve()
 		return refuse(err)

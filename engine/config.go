@@ -36,6 +36,8 @@ type Listener struct {
 	Codec codec.Factory
 	// Liveness says how peers are watched. The zero value watches nothing.
 	Liveness heartbeat.Config
+	// KeepAlive has the kernel watch them, too. The zero value does not.
+	KeepAlive KeepAlive
 }
 
 // ClientConfig describes a client. It is read once, by NewClient.
@@ -44,11 +46,52 @@ type ClientConfig struct {
 	Codec codec.Factory
 	// Liveness says how servers are watched. The zero value watches nothing.
 	Liveness heartbeat.Config
+	// KeepAlive has the kernel watch them, too. The zero value does not.
+	KeepAlive KeepAlive
 	// Handler receives what happens on the connections.
 	Handler Handler
 	Limits
 	// Logger receives what an operator must know. Nil: slog.Default().
 	Logger *slog.Logger
+}
+
+// KeepAlive has the kernel probe idle TCP peers (RFC 9293 section 3.8.4), and
+// give up on those that acknowledge nothing. It makes a verdict come sooner,
+// never later, than liveness promises; what it cannot do is see an application
+// that hangs, or state a bound: data under way, our own heartbeats included,
+// suspends the probes, and then UserTimeout counts, give or take a
+// retransmission. Connections that end by it have reason KernelTimeout, or
+// Unreachable if a router said so. Unix sockets need none, and get none.
+//
+// Most systems count in seconds. What is rounded up, and what a system lacks, is
+// logged; a probe that it does not have at all is an error of Listen or
+// NewClient.
+type KeepAlive struct {
+	// Idle is how long nothing is received before the first probe. 0: no
+	// probes.
+	Idle time.Duration
+	// Interval is the time between two probes. 0: as Idle.
+	Interval time.Duration
+	// Count is how many probes go unanswered. 0: 3.
+	Count int
+	// UserTimeout is how long data may go unacknowledged (RFC 5482;
+	// TCP_USER_TIMEOUT, TCP_RXT_CONNDROPTIME, TCP_MAXRT). It ends a peer that
+	// keeps its window closed for so long, too. 0: Idle + Interval × Count if
+	// there are probes. Negative: the system's, some 15 minutes on Linux.
+	UserTimeout time.Duration
+}
+
+// probes returns what is asked of the kernel.
+func (k KeepAlive) probes() sys.Probes {
+	p := sys.Probes{Idle: k.Idle, Interval: k.Interval, Count: k.Count, UserTimeout: max(k.UserTimeout, 0)}
+	if k.Idle != 0 {
+		p.Interval = cmp.Or(k.Interval, k.Idle)
+		p.Count = cmp.Or(k.Count, 3)
+		if k.UserTimeout == 0 {
+			p.UserTimeout = p.Idle + p.Interval*time.Duration(p.Count)
+		}
+	}
+	return p
 }
 
 // Limits bounds an engine and sets its pace. The zero value is fit for use.
@@ -246,9 +289,9 @@ func (l Limits) withDefaults(files int) (Limits, error) {
 	return l, errors.Join(errs...)
 }
 
-// socketOptions returns what is set on every socket.
-func (l *Limits) socketOptions() sys.Options {
-	return sys.Options{SendBuffer: l.SendBuffer, ReceiveBuffer: l.ReceiveBuffer, NotSent: l.NotSent}
+// socketOptions returns what is set on the sockets of a profile.
+func (l *Limits) socketOptions(p *profile) sys.Options {
+	return sys.Options{SendBuffer: l.SendBuffer, ReceiveBuffer: l.ReceiveBuffer, NotSent: l.NotSent, Probes: p.probes}
 }
 
 // profile is what a listener's or a client's connections have in common,
@@ -258,10 +301,12 @@ type profile struct {
 	shared  bool // by all connections
 	format  codec.Properties
 	plan    *heartbeat.Plan
+	probes  sys.Probes
+	note    string // what of the probes is not as it was asked for
 	handler *Handler
 }
 
-func newProfile(f codec.Factory, liveness heartbeat.Config, side codec.Side, h *Handler) (*profile, error) {
+func newProfile(f codec.Factory, liveness heartbeat.Config, keepAlive KeepAlive, side codec.Side, h *Handler) (*profile, error) {
 	if f == nil {
 		return nil, errors.New("no Codec")
 	}
@@ -280,7 +325,11 @@ func newProfile(f codec.Factory, liveness heartbeat.Config, side codec.Side, h *
 	if err != nil {
 		return nil, err
 	}
-	return &profile{codec: c, shared: sameCodec(c), format: props, plan: plan, handler: h}, nil
+	probes, note, err := keepAlive.probes().Check()
+	if err != nil {
+		return nil, fmt.Errorf("KeepAlive: %w", err)
+	}
+	return &profile{codec: c, shared: sameCodec(c), format: props, plan: plan, probes: probes, note: note, handler: h}, nil
 }
 
 // sameCodec reports whether a codec is its own PerConn: it has no state.
@@ -301,7 +350,7 @@ func parseListeners(listeners []Listener, h *Handler) ([]sys.Addr, []*profile, e
 		if addrs[i], err = sys.ParseAddr(l.Addr); err != nil {
 			return nil, nil, err
 		}
-		if profiles[i], err = newProfile(l.Codec, l.Liveness, codec.Server, h); err != nil {
+		if profiles[i], err = newProfile(l.Codec, l.Liveness, l.KeepAlive, codec.Server, h); err != nil {
 			return nil, nil, fmt.Errorf("listener %s: %w", l.Addr, err)
 		}
 	}

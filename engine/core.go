@@ -57,6 +57,11 @@ func newCore(k kernel, limits Limits, adm Admission, profiles []*profile, log *s
 	co.admission.init()
 	co.workers.core = co
 	co.watch.core = co
+	for _, p := range profiles {
+		if p.note != "" {
+			co.report(slog.LevelInfo, "KeepAlive is not applied as configured", "note", p.note)
+		}
+	}
 	for i := range limits.Loops {
 		l, err := newLoop(co, i)
 		if err != nil {

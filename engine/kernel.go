@@ -17,6 +17,7 @@ type kernel interface {
 	Listen(a sys.Addr, count int, o sys.Options) (fds []int, bound sys.Addr, err error)
 	Accept(fd int) (nfd int, remote netip.AddrPort, err error)
 	Connect(a sys.Addr, o sys.Options) (fd int, err error)
+	SetProbes(fd int, p sys.Probes) error
 	SocketError(fd int) error
 	Peer(fd int) (netip.AddrPort, error)
 

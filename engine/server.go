@@ -45,7 +45,7 @@ func listen(k kernel, cfg Config) (*Server, error) {
 		if sys.ReusePort && addrs[i].Network != "unix" {
 			count = len(co.loops)
 		}
-		fds, bound, err := k.Listen(addrs[i], count, co.limits.socketOptions())
+		fds, bound, err := k.Listen(addrs[i], count, co.limits.socketOptions(profiles[i]))
 		if err != nil {
 			co.release()
 			return nil, fmt.Errorf("listen on %v: %w", addrs[i], err)

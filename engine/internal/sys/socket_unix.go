@@ -58,6 +58,9 @@ func (Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, err e
 		return nil, a, err
 	}
 	fds = append(fds, fd)
+	if err = (Kernel{}).SetProbes(fd, o.Probes); err != nil {
+		return fds, a, err
+	}
 	local, err := unix.Getsockname(fd)
 	if err != nil {
 		return fds, a, os.NewSyscallError("getsockname", err)
@@ -75,6 +78,9 @@ func (Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, err e
 			return fds, bound, err
 		}
 		fds = append(fds, fd)
+		if err = (Kernel{}).SetProbes(fd, o.Probes); err != nil {
+			return fds, bound, err
+		}
 	}
 	return fds, bound, nil
 }
@@ -90,6 +96,12 @@ func (Kernel) Connect(a Addr, o Options) (fd int, err error) {
 	}
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return -1, err
+	}
+	if a.Network != "unix" {
+		if err := (Kernel{}).SetProbes(fd, o.Probes); err != nil {
+			_ = unix.Close(fd)
+			return -1, err
+		}
 	}
 	return fd, nil
 }

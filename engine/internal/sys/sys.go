@@ -55,6 +55,9 @@ type Options struct {
 	// NotSent bounds what is queued in the kernel and not sent yet, in bytes;
 	// only TCP has it, and not every system.
 	NotSent int
+	// Probes are a TCP socket's, applied by Check. Where the system lets accepted
+	// sockets inherit nothing (InheritsProbes), SetProbes sets them again.
+	Probes Probes
 }
 
 // Addr is a parsed listening or dialling address.

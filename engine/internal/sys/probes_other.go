@@ -1,0 +1,18 @@
+//go:build !(linux || darwin || freebsd || netbsd || openbsd || dragonfly || windows)
+
+package sys
+
+import (
+	"errors"
+	"time"
+)
+
+// InheritsProbes: an accepted socket has what was set on its listener.
+const InheritsProbes = false
+
+var keepalive resolution
+
+const userTimeoutUnit time.Duration = 0
+
+// SetProbes fails: Check lets nothing through.
+func (Kernel) SetProbes(int, Probes) error { return errors.ErrUnsupported }
