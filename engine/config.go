@@ -135,7 +135,7 @@ type Limits struct {
 	MaxPause time.Duration
 	// BlockedAfter is how long a callback may keep its loop from serving
 	// anybody else before that is logged, with the stack. 0: 1 s. Negative:
-	// nobody looks.
+	// nobody looks, for stuck tasks (Work.Stuck) neither.
 	BlockedAfter time.Duration
 	// Linger is how long Close may take to deliver what was sent before it and
 	// to see the peer's own end of stream; then the connection is reset. 0: 5 s.

@@ -245,6 +245,7 @@ func (b *broadcast) distribute(l *Loop, members func(l *Loop, f func(*Conn))) {
 	members(l, func(c *Conn) {
 		l.stats.broadcasts.Add(1)
 		if !c.offer(b) {
+			c.hard = true
 			c.kill(SlowConsumer, errHard)
 		}
 		if c.state.Load()&scheduled == 0 {
