@@ -232,6 +232,8 @@ func (c *Conn) evidence(was phase, pending outbufRing) Evidence {
 	if was == lingering && ev.Unacked > 0 {
 		ev.Unacked-- // our end of stream counts as one
 	}
-	ev.Kernel = KernelView{RTT: info.RTT, Retransmits: info.Retransmits, LastAck: info.LastAck}
+	ev.Kernel = KernelView{
+		RTT: info.RTT, Retransmits: info.Retransmits, LastAck: info.LastAck, InFlight: info.InFlight, NotSent: info.NotSent,
+	}
 	return ev
 }

@@ -107,6 +107,8 @@ type KernelView struct {
 	RTT         time.Duration // smoothed round trip time of segments
 	Retransmits int           // of the oldest unacknowledged segment, in a row
 	LastAck     time.Duration // since the peer's kernel acknowledged anything
+	InFlight    int           // segments sent and not acknowledged
+	NotSent     int           // bytes that wait for room in the peer's window, or in the network
 }
 
 // ReasonOf returns the reason inside an error that Handler.Close received, and
@@ -125,6 +127,9 @@ func (e *CloseError) Error() string {
 		fmt.Fprintf(&b, ": %v", e.Err)
 	}
 	ev := e.Evidence
+	if d := e.Diagnosis(); d != Undiagnosed && e.Reason.Timeout() {
+		fmt.Fprintf(&b, ": %v", d)
+	}
 	if e.Reason.Timeout() {
 		fmt.Fprintf(&b, " (silent for %v, %d queries unanswered)", ev.LastRead.Round(time.Millisecond), ev.Missed)
 	}

@@ -14,6 +14,8 @@ func (Kernel) Info(fd int) Info {
 		info.RTT = time.Duration(t.Rtt) * time.Microsecond
 		info.Retransmits = int(t.Retransmits)
 		info.LastAck = time.Duration(t.Last_ack_recv) * time.Millisecond
+		info.InFlight = int(t.Unacked)
+		info.NotSent = int(t.Notsent_bytes)
 		if t.State == tcpClose {
 			return info // the queue is gone, and with it what it held
 		}

@@ -46,6 +46,9 @@ type Info struct {
 	// LastAck is how long ago the peer's kernel last acknowledged anything; 0
 	// where it is unknown.
 	LastAck time.Duration
+	// InFlight is how many segments are sent and not acknowledged, NotSent how
+	// many bytes the kernel has not sent yet; 0 where they are unknown.
+	InFlight, NotSent int
 }
 
 // Options are set on a socket before its first byte; accepted ones inherit them
