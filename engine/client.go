@@ -256,6 +256,10 @@ func (cl *Client) Shutdown(ctx context.Context) error { return cl.shutdown(ctx) 
 // Conn returns the open connection with that ID, or nil.
 func (cl *Client) Conn(id ID) *Conn { return cl.lookup(id) }
 
+// Identified returns the open connection whose peer has that identity
+// (Conn.Identify), or nil.
+func (cl *Client) Identified(key string) *Conn { return cl.byIdentity(key) }
+
 // Range calls f for every connection that is open, as Server.Range does.
 func (cl *Client) Range(f func(*Conn) bool) { cl.each(f) }
 

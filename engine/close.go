@@ -187,6 +187,7 @@ func (l *Loop) destroy(c *Conn) {
 	}
 	c.stopGuards()
 	c.leaveGroups()
+	l.core.identities.leave(c)
 	fd := int(c.fd)
 	l.core.conns.put(fd, nil)
 	if c.hard {

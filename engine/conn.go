@@ -100,6 +100,8 @@ const (
 	pausedByApp
 	// pausedByWork: its work queue is full.
 	pausedByWork
+	// identified: Identify was called.
+	identified
 )
 
 // newConn enters a descriptor into the table. It returns nil, and has given

@@ -21,11 +21,12 @@ type core struct {
 	loops  []*Loop
 	conns  table
 	// profiles are those of all connections.
-	profiles  []*profile
-	admission admission
-	workers   workers
-	groups    groups
-	watch     watch
+	profiles   []*profile
+	admission  admission
+	workers    workers
+	groups     groups
+	identities identities
+	watch      watch
 
 	held    atomic.Int64 // memory of output that waits, towards Limits.Budget
 	open    atomic.Int64 // connections, those being established included

@@ -118,6 +118,10 @@ func (s *Server) Port(i int) uint16 {
 // Conn returns the open connection with that ID, or nil.
 func (s *Server) Conn(id ID) *Conn { return s.lookup(id) }
 
+// Identified returns the open connection whose peer has that identity
+// (Conn.Identify), or nil.
+func (s *Server) Identified(key string) *Conn { return s.byIdentity(key) }
+
 // Range calls f for every connection that is open, on the caller's goroutine
 // and holding no lock, until f returns false. Connections that open or close
 // meanwhile may or may not be met.
