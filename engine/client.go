@@ -27,7 +27,7 @@ func NewClient(cfg ClientConfig) (*Client, error) { return newClientOn(sys.Kerne
 
 func newClientOn(k kernel, cfg ClientConfig) (*Client, error) {
 	handler := cfg.Handler
-	p, err := newProfile(cfg.Codec, cfg.Liveness, cfg.KeepAlive, codec.Client, &handler)
+	p, err := newProfile(cfg.Codec, cfg.Liveness, cfg.Follow, cfg.KeepAlive, codec.Client, &handler)
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/codec"
@@ -36,6 +38,8 @@ type Listener struct {
 	Codec codec.Factory
 	// Liveness says how peers are watched. The zero value watches nothing.
 	Liveness heartbeat.Config
+	// Follow lets each peer say how often it is heard of.
+	Follow Follow
 	// KeepAlive has the kernel watch them, too. The zero value does not.
 	KeepAlive KeepAlive
 }
@@ -46,6 +50,8 @@ type ClientConfig struct {
 	Codec codec.Factory
 	// Liveness says how servers are watched. The zero value watches nothing.
 	Liveness heartbeat.Config
+	// Follow lets each peer say how often it is heard of.
+	Follow Follow
 	// KeepAlive has the kernel watch them, too. The zero value does not.
 	KeepAlive KeepAlive
 	// Handler receives what happens on the connections.
@@ -300,13 +306,17 @@ type profile struct {
 	codec   codec.Codec
 	shared  bool // by all connections
 	format  codec.Properties
+	traits  heartbeat.Traits
 	plan    *heartbeat.Plan
+	follow  Follow
+	plans   sync.Map // *heartbeat.Plan by the interval that peers announce
+	planned atomic.Int64
 	probes  sys.Probes
 	note    string // what of the probes is not as it was asked for
 	handler *Handler
 }
 
-func newProfile(f codec.Factory, liveness heartbeat.Config, keepAlive KeepAlive, side codec.Side, h *Handler) (*profile, error) {
+func newProfile(f codec.Factory, liveness heartbeat.Config, follow Follow, keepAlive KeepAlive, side codec.Side, h *Handler) (*profile, error) {
 	if f == nil {
 		return nil, errors.New("no Codec")
 	}
@@ -315,21 +325,28 @@ func newProfile(f codec.Factory, liveness heartbeat.Config, keepAlive KeepAlive,
 		return nil, err
 	}
 	props := c.Properties()
-	plan, err := liveness.Plan(heartbeat.Traits{
+	traits := heartbeat.Traits{
 		MayPing:     props.Pingers&side != 0,
 		PeerMayPing: props.Pingers&^side != 0,
 		Directed:    props.Directed,
 		Answered:    props.Answered,
 		Stamped:     props.Stamped,
-	})
+	}
+	plan, err := liveness.Plan(traits)
 	if err != nil {
+		return nil, err
+	}
+	if err := follow.check(liveness, traits); err != nil {
 		return nil, err
 	}
 	probes, note, err := keepAlive.probes().Check()
 	if err != nil {
 		return nil, fmt.Errorf("KeepAlive: %w", err)
 	}
-	return &profile{codec: c, shared: sameCodec(c), format: props, plan: plan, probes: probes, note: note, handler: h}, nil
+	return &profile{
+		codec: c, shared: sameCodec(c), format: props, traits: traits, plan: plan, follow: follow,
+		probes: probes, note: note, handler: h,
+	}, nil
 }
 
 // sameCodec reports whether a codec is its own PerConn: it has no state.
@@ -350,7 +367,7 @@ func parseListeners(listeners []Listener, h *Handler) ([]sys.Addr, []*profile, e
 		if addrs[i], err = sys.ParseAddr(l.Addr); err != nil {
 			return nil, nil, err
 		}
-		if profiles[i], err = newProfile(l.Codec, l.Liveness, l.KeepAlive, codec.Server, h); err != nil {
+		if profiles[i], err = newProfile(l.Codec, l.Liveness, l.Follow, l.KeepAlive, codec.Server, h); err != nil {
 			return nil, nil, fmt.Errorf("listener %s: %w", l.Addr, err)
 		}
 	}

@@ -59,8 +59,10 @@ type Conn struct {
 // extra is what few connections need at a time. The loop owns it.
 type extra struct {
 	guards guards
-	dial   *dial        // it is being established
-	groups []membership // it is a member of
+	dial   *dial           // it is being established
+	groups []membership    // it is a member of
+	plan   *heartbeat.Plan // its own; nil: its profile's
+	pinned bool            // by SetLiveness
 	// pausedAt is up to when the time for which nothing was read is taken out
 	// of what its liveness sees.
 	pausedAt int64

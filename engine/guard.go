@@ -94,7 +94,7 @@ func (l *Loop) guardsFired(t timingwheel.Timer, fd int) (again uint64) {
 	}
 	if next == math.MaxInt64 {
 		gs.entry = 0
-		if c.extra.groups == nil && c.extra.dial == nil && !c.paused {
+		if x := c.extra; x.groups == nil && x.dial == nil && x.plan == nil && !c.paused {
 			c.extra = nil
 		}
 		return 0

@@ -16,6 +16,10 @@ type Handler struct {
 	// Frame receives each frame that is neither data nor heartbeat. What holds
 	// for Message's payload holds for the frame's.
 	Frame func(c *Conn, f codec.Frame)
+	// Healthy is asked before a peer's heartbeat is answered: an answer from
+	// the loop proves the loop, not the application behind it. While it returns
+	// false the peer is not answered, and comes to its own verdict.
+	Healthy func(c *Conn) bool
 	// Writable runs when the backlog of a connection on which Send returned
 	// ErrBacklog has fallen below Backlog.Low.
 	Writable func(c *Conn)

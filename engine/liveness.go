@@ -1,6 +1,10 @@
 package engine
 
 import (
+	"errors"
+	"fmt"
+	"time"
+
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
@@ -10,7 +14,7 @@ import (
 // for a question.
 func (c *Conn) heard(f codec.Frame) {
 	l := c.loop
-	plan, format := c.profile.plan, &c.profile.format
+	plan, format := c.plan(), &c.profile.format
 	if f.Kind == codec.Pong || format.Answered && !format.Directed && !plan.Answers() {
 		l.stats.pongsIn.Add(1)
 		beat := c.codec.Beat(f.Kind, f.Payload)
@@ -22,7 +26,8 @@ func (c *Conn) heard(f codec.Frame) {
 		return
 	}
 	l.stats.pingsIn.Add(1)
-	if plan.Answers() {
+	c.follow(f)
+	if h := c.profile.handler.Healthy; plan.Answers() && (h == nil || h(c)) {
 		c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPong(dst, f.Payload) })
 	}
 }
@@ -39,7 +44,7 @@ func (l *Loop) attend(c *Conn, action heartbeat.Action) {
 
 func (c *Conn) overdue(action heartbeat.Action) {
 	l := c.loop
-	plan := c.profile.plan
+	plan := c.plan()
 	if c.phase != open {
 		if action == heartbeat.None {
 			c.phaseTimedOut()
@@ -80,6 +85,120 @@ func (c *Conn) ping() {
 	if c.heart.Asking() {
 		c.loop.stats.queries.Add(1)
 	}
-	beat := codec.Beat{Stamp: c.heart.Stamp(), HasStamp: true, Interval: c.profile.plan.Announce()}
+	beat := codec.Beat{Stamp: c.heart.Stamp(), HasStamp: true, Interval: c.plan().Announce()}
 	c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPing(dst, beat) })
 }
+
+// plan returns what c's liveness goes by.
+func (c *Conn) plan() *heartbeat.Plan {
+	if c.extra != nil && c.extra.plan != nil {
+		return c.extra.plan
+	}
+	return c.profile.plan
+}
+
+// SetLiveness watches this connection in another way than its listener or client
+// says, from now on: what its handshake has agreed on, say. The error is the
+// configuration's, or ErrClosed. It replaces what Follow has chosen, and Follow
+// does not change it any more.
+func (c *Conn) SetLiveness(cfg heartbeat.Config) error {
+	plan, err := cfg.Plan(c.profile.traits)
+	if err != nil {
+		return err
+	}
+	return c.Post(func() {
+		c.more().pinned = true
+		c.watchBy(plan)
+	})
+}
+
+// watchBy changes the plan. What the new one wants is found out at once.
+func (c *Conn) watchBy(plan *heartbeat.Plan) {
+	if c.phase != open {
+		return
+	}
+	c.more().plan = plan
+	l := c.loop
+	if c.timer != 0 {
+		l.wheel.Stop(c.timer)
+	}
+	c.timer = l.arm(l.tickOf(l.now), uint32(c.fd))
+}
+
+// Follow lets the peer say how often it is heard of. A ping that announces its
+// sender's next interval, where the format has room for that, makes the silence
+// after which that peer is queried, or given up where it cannot be, as long as
+// announced, between Min and Max. Peers that announce nothing are watched as
+// Liveness says. WorstCase is then that of an Interval of Max.
+type Follow struct {
+	// Min and Max bound Liveness.Interval. 0 and 0: nobody is followed.
+	Min, Max time.Duration
+}
+
+// check reports whether Liveness can have every Interval that f permits.
+func (f Follow) check(cfg heartbeat.Config, t heartbeat.Traits) error {
+	switch {
+	case f == Follow{}:
+		return nil
+	case f.Min <= 0 || f.Max < f.Min:
+		return fmt.Errorf("Follow is %v to %v, want 0 < Min <= Max", f.Min, f.Max)
+	case cfg.Interval == 0:
+		return errors.New("Follow, but Liveness has no Interval")
+	}
+	for _, interval := range []time.Duration{f.Min, f.Max} {
+		if _, err := withInterval(cfg, interval).Plan(t); err != nil {
+			return fmt.Errorf("Follow with an interval of %v: %w", interval, err)
+		}
+	}
+	return nil
+}
+
+// withInterval returns cfg for a peer that is heard of that often. How often we
+// speak, and how long an answer may take, is not the peer's to say.
+func withInterval(cfg heartbeat.Config, interval time.Duration) heartbeat.Config {
+	if cfg.Retry == 0 {
+		cfg.Retry = cfg.Interval
+	}
+	if cfg.Speak == 0 {
+		cfg.Speak = cfg.Interval
+	}
+	cfg.Interval = interval
+	return cfg
+}
+
+// follow does what a ping of the peer's announces.
+func (c *Conn) follow(f codec.Frame) {
+	p := c.profile
+	if p.follow == (Follow{}) {
+		return
+	}
+	announced := c.codec.Beat(f.Kind, f.Payload).Interval
+	if announced == 0 || c.extra != nil && c.extra.pinned {
+		return
+	}
+	interval := min(max(announced, p.follow.Min), p.follow.Max)
+	if c.plan().Config().Interval != interval {
+		if plan, err := p.planFor(interval); err == nil {
+			c.watchBy(plan)
+		}
+	}
+}
+
+// planFor returns the plan for an announced interval. Peers that announce the
+// same share one, as long as there are not too many.
+func (p *profile) planFor(interval time.Duration) (*heartbeat.Plan, error) {
+	if interval == p.plan.Config().Interval {
+		return p.plan, nil
+	}
+	if plan, ok := p.plans.Load(interval); ok {
+		return plan.(*heartbeat.Plan), nil
+	}
+	plan, err := withInterval(p.plan.Config(), interval).Plan(p.traits)
+	if err == nil && p.planned.Add(1) <= maxPlans {
+		p.plans.Store(interval, plan)
+	}
+	return plan, err
+}
+
+// maxPlans bounds the plans that are kept, whatever peers announce.
+const maxPlans = 1024

@@ -85,7 +85,7 @@ func (l *Loop) fired(t timingwheel.Timer, data uint32) (again uint64) {
 		return 0
 	}
 	c.excusePause()
-	action, next := c.heart.Poll(c.profile.plan, l.beat)
+	action, next := c.heart.Poll(c.plan(), l.beat)
 	if action != heartbeat.None {
 		l.due = append(l.due, dueItem{c: c, action: action})
 	}
