@@ -271,6 +271,14 @@ func (cl *Client) Group(name string) *Group { return cl.group(name) }
 // Group.Broadcast holds.
 func (cl *Client) Broadcast(payload []byte) error { return cl.broadcast(payload) }
 
+// Explain tells why a connection is held to be alive, its next deadlines and what
+// would end it; of the thousand or so that ended last, what did. It waits for the
+// connection's loop, but not for longer than ctx, so it must not be called in a
+// callback. The error is ctx's, or says that the ID is unknown.
+func (cl *Client) Explain(ctx context.Context, id ID) (*Explanation, error) {
+	return cl.explain(ctx, id)
+}
+
 // Stats returns what the loops have counted. It is cheap, and waits for none
 // of them.
 func (cl *Client) Stats() Stats { return cl.stats() }

@@ -197,6 +197,13 @@ func (l *Loop) destroy(c *Conn) {
 	}
 	if old&opened != 0 {
 		l.stats.closed[cause.Reason].Add(1)
+		l.core.ended.enter(c.id, l.now, cause)
+		switch cause.Reason {
+		case HeartbeatLost, Idle:
+			l.stats.detection.note(cause.Evidence.LastRead)
+		case Deaf:
+			l.stats.detection.note(time.Duration(l.beat - c.heart.LastAnswer()))
+		}
 	}
 	defer l.leave(c.remote) // whatever Close does
 	if d := c.takeDial(); d != nil {

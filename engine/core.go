@@ -27,6 +27,7 @@ type core struct {
 	groups     groups
 	identities identities
 	watch      watch
+	ended      obituaries
 
 	held    atomic.Int64 // memory of output that waits, towards Limits.Budget
 	open    atomic.Int64 // connections, those being established included

@@ -13,8 +13,8 @@
 // every other connection of that loop. Methods of Conn, Loop, Server and
 // Client may be called from any goroutine, callbacks included, with the
 // application's own locks held: none of them runs a callback or waits for one,
-// but for those that say that they wait: Serve, Shutdown and Dial. [Conn.Post]
-// and [Loop.Post] lead from other goroutines back to the loop.
+// but for those that say that they wait: Serve, Shutdown, Dial and Explain.
+// [Conn.Post] and [Loop.Post] lead from other goroutines back to the loop.
 //
 // # Lifetime
 //

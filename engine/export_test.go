@@ -2,6 +2,7 @@ package engine
 
 import (
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
@@ -40,3 +41,13 @@ func (k *CountingKernel) Writev(fd int, bufs [][]byte) (int, error) {
 
 // ConnSize is the size of a Conn in bytes.
 const ConnSize = unsafe.Sizeof(Conn{})
+
+// HistogramOf counts durations as a loop does.
+func HistogramOf(ds []time.Duration) *Histogram {
+	var h histogram
+	for _, d := range ds {
+		h.note(d)
+	}
+	out := h.snapshot()
+	return &out
+}

@@ -22,7 +22,9 @@ func (c *Conn) heard(f codec.Frame) {
 		if mine := c.heart.Stamp(); stamp == mine&format.StampMask {
 			stamp = mine // as much of it as the format brings back
 		}
-		c.heart.Answer(plan, l.beat, stamp, beat.HasStamp)
+		if rtt := c.heart.Answer(plan, l.beat, stamp, beat.HasStamp); rtt > 0 {
+			l.stats.rtt.note(rtt)
+		}
 		return
 	}
 	l.stats.pingsIn.Add(1)

@@ -135,6 +135,14 @@ func (s *Server) Group(name string) *Group { return s.group(name) }
 // Group.Broadcast holds.
 func (s *Server) Broadcast(payload []byte) error { return s.broadcast(payload) }
 
+// Explain tells why a connection is held to be alive, its next deadlines and what
+// would end it; of the thousand or so that ended last, what did. It waits for the
+// connection's loop, but not for longer than ctx, so it must not be called in a
+// callback. The error is ctx's, or says that the ID is unknown.
+func (s *Server) Explain(ctx context.Context, id ID) (*Explanation, error) {
+	return s.explain(ctx, id)
+}
+
 // Stats returns what the loops have counted. It is cheap, and waits for none
 // of them.
 func (s *Server) Stats() Stats { return s.stats() }

@@ -47,6 +47,10 @@ type LoopStats struct {
 	Panics       uint64 // callbacks and tasks that panicked or called Goexit
 	Blocked      uint64 // callbacks that held the loop up for BlockedAfter
 
+	// RTT counts the round trips of our queries, Detection for how long the peers
+	// had been silent, or unresponsive, on which there was a verdict.
+	RTT, Detection Histogram
+
 	Lag         time.Duration // the latest that the timer ever ran
 	Stalled     time.Duration // time that did not count against peers, because the loop did not run
 	StallExcess time.Duration // the like, which did count: it was more than StallCap
@@ -76,6 +80,8 @@ type loopStats struct {
 	panics       atomic.Uint64
 	blocked      atomic.Uint64
 
+	rtt, detection histogram
+
 	lagMax      atomic.Int64
 	stalled     atomic.Int64
 	stallExcess atomic.Int64
@@ -102,6 +108,8 @@ func (l *Loop) snapshot() LoopStats {
 		Refused:      s.refused.Load(),
 		Evicted:      s.evicted.Load(),
 		Blocked:      s.blocked.Load(),
+		RTT:          s.rtt.snapshot(),
+		Detection:    s.detection.snapshot(),
 		Lag:          time.Duration(s.lagMax.Load()),
 		Stalled:      time.Duration(s.stalled.Load()),
 		StallExcess:  time.Duration(s.stallExcess.Load()),
@@ -149,6 +157,8 @@ func (co *core) stats() Stats {
 		t.Refused += s.Refused
 		t.Evicted += s.Evicted
 		t.Blocked += s.Blocked
+		t.RTT.add(&s.RTT)
+		t.Detection.add(&s.Detection)
 		t.Lag = max(t.Lag, s.Lag)
 		t.Stalled += s.Stalled
 		t.StallExcess += s.StallExcess

@@ -1,6 +1,9 @@
 package heartbeat
 
-import "math"
+import (
+	"math"
+	"time"
+)
 
 // State is the liveness of one connection. It belongs to one goroutine and is
 // made ready by Start; before that, and after a verdict that was acted upon, it
@@ -55,7 +58,9 @@ func (s *State) Wrote(now int64) { s.lastWrite = now }
 // never sent too. A round trip is measured from the answer to the latest ping
 // only: where answers bring back stamps, by the stamp; otherwise while there is
 // only one ping that it can belong to (Karn's rule, RFC 6298 section 3).
-func (s *State) Answer(p *Plan, now int64, stamp uint64, hasStamp bool) {
+//
+// It returns that round trip, 0 if none was measured.
+func (s *State) Answer(p *Plan, now int64, stamp uint64, hasStamp bool) (measured time.Duration) {
 	s.lastRead = now
 	s.lastAnswer = now
 	s.endSeries()
@@ -65,13 +70,15 @@ func (s *State) Answer(p *Plan, now int64, stamp uint64, hasStamp bool) {
 		mine = stamp == s.Stamp()
 	}
 	if mine && s.timing {
-		s.rtt.measured(sub(now, s.pinged))
+		measured = time.Duration(max(sub(now, s.pinged), 1))
+		s.rtt.measured(int64(measured))
 		s.timing = false
 	}
 	s.waiting = false
 	if s.unmatched > 0 {
 		s.unmatched--
 	}
+	return measured
 }
 
 // Excuse takes d nanoseconds out of the time for which the peer was silent: it
@@ -249,6 +256,28 @@ func (s *State) reason(p *Plan, at int64) Action {
 		return Deaf
 	}
 	return Lost
+}
+
+// VerdictAt returns when a verdict is due if nothing more is heard of the peer,
+// and which: math.MaxInt64 and None if never. What this side writes can postpone
+// a verdict of Idle.
+func (s *State) VerdictAt(p *Plan) (at int64, a Action) {
+	at, a = s.lostAt(p), Lost
+	if p.queries && int64(s.asked) < p.misses {
+		// The queries that are yet to be sent go out first, a Retry apart.
+		first := s.askAt(p)
+		at = add(first, mul(p.misses-int64(s.asked), p.retry))
+		if s.asked > 0 {
+			at = add(s.start, mul(p.misses, p.retry))
+		}
+	}
+	if idle := min(after(s.lastRead, p.idleRead), s.unusedAt(p)); idle < at {
+		at, a = idle, Idle
+	}
+	if at == never {
+		a = None
+	}
+	return at, a
 }
 
 // Stamp returns the stamp to put into the ping that Poll has just asked for.
