@@ -53,7 +53,11 @@ type Conn struct {
 	queued  int32      // bytes in pending and backlog
 	held    int32      // of them, what counts towards Limits.Budget
 	starved bool       // Send returned ErrBacklog since the last Writable
-	value   any
+	// answersDue is when the next answer to a ping would be due if they came at
+	// the rate that is answered, in ms, modulo 2^32. The loop owns it; it stands
+	// here because here is room.
+	answersDue uint32
+	value      any
 }
 
 // extra is what few connections need at a time. The loop owns it.

@@ -169,3 +169,47 @@ func TestHealthy(t *testing.T) {
 		t.Fatal("a server that does not answer was not found")
 	}
 }
+
+// A flood of pings is answered at a rate, and the connection stays.
+func TestPingFlood(t *testing.T) {
+	cs := newCloses()
+	srv := serve(t, listenOne(engine.Handler{Message: echo, Close: cs.note}, heartbeat.Config{}))
+	c := rawDial(t, srv)
+	began := time.Now()
+	const floods = 50
+	flood := make([]byte, 0, 1000*16)
+	for range 1000 {
+		flood = append(flood, pingOf(t, 0)...)
+	}
+	last := frame(t, codec.Data, []byte("the last word"))
+	go func() {
+		for range floods {
+			if _, err := c.Write(flood); err != nil {
+				return
+			}
+		}
+		_, _ = c.Write(last)
+	}()
+	answers := 0
+	for {
+		var header [4]byte
+		if _, err := io.ReadFull(c, header[:]); err != nil {
+			t.Fatal(err)
+		}
+		if codec.Kind(header[3]) == codec.Data {
+			break
+		}
+		if _, err := io.ReadFull(c, make([]byte, 12)); err != nil {
+			t.Fatal(err)
+		}
+		answers++
+	}
+	if most := 101 + int(time.Since(began)/(10*time.Millisecond)) + 1; answers > most || answers < 100 {
+		t.Errorf("%d pings were answered, want 100 to %d", answers, most)
+	}
+	st := srv.Stats().Total
+	if st.PingsIn != floods*1000 || st.PingsIgnored != uint64(floods*1000-answers) {
+		t.Errorf("%d pings came, %d were ignored, %d answered", st.PingsIn, st.PingsIgnored, answers)
+	}
+	cs.none(t, 10*time.Millisecond)
+}

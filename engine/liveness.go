@@ -29,9 +29,39 @@ func (c *Conn) heard(f codec.Frame) {
 	}
 	l.stats.pingsIn.Add(1)
 	c.follow(f)
-	if h := c.profile.handler.Healthy; plan.Answers() && (h == nil || h(c)) {
+	if !plan.Answers() {
+		return
+	}
+	if !c.mayAnswer() {
+		l.stats.pingsIgnored.Add(1)
+		return
+	}
+	if h := c.profile.handler.Healthy; h == nil || h(c) {
 		c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPong(dst, f.Payload) })
 	}
+}
+
+// A peer's pings are answered up to one every answerStep ms on average, and
+// answerBurst ms worth of them at once. That is ten times what the shortest
+// sensible interval needs; a flood is read and not answered.
+const (
+	answerStep  = 10
+	answerBurst = 1000
+)
+
+// mayAnswer counts an answer, and reports whether it is within the rate: the
+// generic cell rate algorithm, as in admission.take.
+func (c *Conn) mayAnswer() bool {
+	now := uint32(c.loop.beat / int64(time.Millisecond))
+	due := c.answersDue
+	if ahead := int32(due - now); ahead < 0 || ahead > answerBurst+answerStep {
+		due = now // it is past, or so long past that the count has gone round
+	}
+	if due-now > answerBurst {
+		return false
+	}
+	c.answersDue = due + answerStep
+	return true
 }
 
 // attend serves what the connection's timer found due.

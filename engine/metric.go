@@ -34,6 +34,7 @@ var loopMetrics = []struct {
 	{"queries_total", "Heartbeats that ask a peer that has been silent.", true, func(s *LoopStats) float64 { return float64(s.Queries) }},
 	{"pings_in_total", "Heartbeats received, other than answers.", true, func(s *LoopStats) float64 { return float64(s.PingsIn) }},
 	{"pongs_in_total", "Answers to heartbeats received.", true, func(s *LoopStats) float64 { return float64(s.PongsIn) }},
+	{"pings_ignored_total", "Pings not answered because there were too many.", true, func(s *LoopStats) float64 { return float64(s.PingsIgnored) }},
 	{"broadcasts_total", "Deliveries of broadcasts.", true, func(s *LoopStats) float64 { return float64(s.Broadcasts) }},
 	{"pauses_total", "Times that reading a connection was stopped.", true, func(s *LoopStats) float64 { return float64(s.Pauses) }},
 	{"accept_errors_total", "Failed accepts.", true, func(s *LoopStats) float64 { return float64(s.AcceptErrors) }},

@@ -36,6 +36,9 @@ type LoopStats struct {
 	Queries    uint64 // of them, those that ask a peer that has been silent
 	PingsIn    uint64 // heartbeats received, other than answers
 	PongsIn    uint64 // answers received
+	// PingsIgnored counts the pings that were not answered because a peer sent
+	// more than 100 a second.
+	PingsIgnored uint64
 
 	Broadcasts uint64 // deliveries of broadcasts, one for each connection
 	Pauses     uint64 // how often reading a connection was stopped
@@ -70,6 +73,8 @@ type loopStats struct {
 	pingsIn    atomic.Uint64
 	pongsIn    atomic.Uint64
 
+	pingsIgnored atomic.Uint64
+
 	broadcasts atomic.Uint64
 	pauses     atomic.Uint64
 
@@ -100,6 +105,7 @@ func (l *Loop) snapshot() LoopStats {
 		Queries:      s.queries.Load(),
 		PingsIn:      s.pingsIn.Load(),
 		PongsIn:      s.pongsIn.Load(),
+		PingsIgnored: s.pingsIgnored.Load(),
 		AcceptErrors: s.acceptErrors.Load(),
 		Parks:        s.parks.Load(),
 		Panics:       s.panics.Load(),
@@ -149,6 +155,7 @@ func (co *core) stats() Stats {
 		t.Queries += s.Queries
 		t.PingsIn += s.PingsIn
 		t.PongsIn += s.PongsIn
+		t.PingsIgnored += s.PingsIgnored
 		t.AcceptErrors += s.AcceptErrors
 		t.Parks += s.Parks
 		t.Panics += s.Panics
