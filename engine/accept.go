@@ -33,7 +33,7 @@ func (l *Loop) accept(ln *listener) (more bool) {
 	}
 	admission := &l.core.admission
 	for range acceptBatch {
-		if !l.core.reserve() && !(l.evict() && l.core.reserve()) {
+		if !l.core.reserve() && !(l.evict(ln) && l.core.reserve()) {
 			l.parkStarved(ln)
 			return false
 		}
@@ -58,7 +58,7 @@ func (l *Loop) accept(ln *listener) (more bool) {
 		case errors.Is(err, sys.EAGAIN):
 			return false
 		case errors.Is(err, sys.EMFILE), errors.Is(err, sys.ENFILE), errors.Is(err, sys.ENOBUFS), errors.Is(err, sys.ENOMEM):
-			if l.evict() {
+			if l.evict(ln) {
 				l.stats.acceptErrors.Add(1)
 				continue
 			}

@@ -164,11 +164,11 @@ const evictBatch = 16
 
 var errEvicted = errors.New("it was idle for longest when room was needed")
 
-// evict ends the loop's connections that have been idle for longest, and reports
-// whether there were any.
-func (l *Loop) evict() bool {
+// evict ends the loop's connections that have been idle for longest, if somebody
+// waits for their place, and reports whether there were any.
+func (l *Loop) evict(ln *listener) bool {
 	least := l.core.admission.EvictIdle
-	if least == 0 {
+	if least == 0 || !l.core.kernel.Waiting(ln.fd) {
 		return false
 	}
 	idlest := make([]*Conn, 0, evictBatch+1) // the idlest first

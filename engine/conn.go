@@ -67,6 +67,7 @@ type extra struct {
 	groups []membership    // it is a member of
 	plan   *heartbeat.Plan // its own; nil: its profile's
 	pinned bool            // by SetLiveness
+	idle   *idleWatch      // what is left of its idle limits; nil: they are the plan's
 	// pausedAt is up to when the time for which nothing was read is taken out
 	// of what its liveness sees.
 	pausedAt int64

@@ -117,7 +117,7 @@ func (c *Conn) explain() *Explanation {
 	}
 	if c.extra != nil {
 		for g, at := range c.extra.guards.at {
-			if at != 0 {
+			if at != 0 && guard(g) != guardIdle { // the handler decides
 				due(guardReasons[g].reason, at, l.beat, guardReasons[g].unless)
 			}
 		}

@@ -17,6 +17,7 @@ const (
 	guardFrame                   // until the frame that was begun has got on
 	guardUnread                  // until its input is read again
 	guardDrain                   // until the backlog has got smaller
+	guardIdle                    // until it may have been idle for long again
 	numGuards
 )
 
@@ -145,5 +146,8 @@ func (c *Conn) guardOverdue(g guard) {
 		}
 	case guardDrain:
 		c.drainOverdue()
+	case guardIdle:
+		c.look()
+		c.lookForIdle()
 	}
 }

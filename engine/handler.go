@@ -20,6 +20,10 @@ type Handler struct {
 	// the loop proves the loop, not the application behind it. While it returns
 	// false the peer is not answered, and comes to its own verdict.
 	Healthy func(c *Conn) bool
+	// Idle runs when an idle limit of Liveness has passed, and again each time it
+	// passes once more. While it returns true the connection stays; then it ends
+	// with reason Idle, as it does at the first limit without an Idle.
+	Idle func(c *Conn, e IdleEvent) (stay bool)
 	// Writable runs when the backlog of a connection on which Send returned
 	// ErrBacklog has fallen below Backlog.Low.
 	Writable func(c *Conn)

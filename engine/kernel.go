@@ -15,6 +15,7 @@ type kernel interface {
 	OpenPoller() (poll.Poller, error)
 
 	Listen(a sys.Addr, count int, o sys.Options) (fds []int, bound sys.Addr, err error)
+	Waiting(fd int) bool
 	Accept(fd int) (nfd int, remote netip.AddrPort, err error)
 	Connect(a sys.Addr, o sys.Options) (fd int, err error)
 	SetProbes(fd int, p sys.Probes) error

@@ -102,7 +102,7 @@ func (c *Conn) overdue(action heartbeat.Action) {
 		c.hard = true
 		c.kill(Deaf, nil)
 	case heartbeat.Idle:
-		c.kill(Idle, nil)
+		c.idled()
 	default:
 		if action == heartbeat.Ping {
 			c.ping()
@@ -150,6 +150,8 @@ func (c *Conn) watchBy(plan *heartbeat.Plan) {
 		return
 	}
 	c.more().plan = plan
+	c.extra.idle = nil
+	c.unguard(guardIdle)
 	l := c.loop
 	if c.timer != 0 {
 		l.wheel.Stop(c.timer)

@@ -370,6 +370,14 @@ func (k *Kernel) accept(fd int) (int, netip.AddrPort, error) {
 	return k.installSocket(s), s.remote, nil
 }
 
+// Waiting reports whether a listener's queue has somebody.
+func (k *Kernel) Waiting(fd int) bool {
+	k.w.mu.Lock()
+	defer k.w.mu.Unlock()
+	f, err := k.lookup("poll", fd, listenerFile)
+	return err == nil && len(f.lst.queue) > 0
+}
+
 func (k *Kernel) installSocket(s *sock) int {
 	s.file = &file{kind: streamFile, sock: s}
 	return k.install(s.file)

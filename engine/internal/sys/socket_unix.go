@@ -85,6 +85,17 @@ func (Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, err e
 	return fds, bound, nil
 }
 
+// Waiting reports whether somebody waits in a listener's queue.
+func (Kernel) Waiting(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		if err != unix.EINTR {
+			return err == nil && n > 0
+		}
+	}
+}
+
 // Connect begins to connect to a literal address. Whether it succeeded is told
 // by SocketError once the descriptor is writable.
 func (Kernel) Connect(a Addr, o Options) (fd int, err error) {

@@ -47,6 +47,7 @@ func (Kernel) Read(int, []byte) (int, error)           { return 0, errSystem }
 func (Kernel) Write(int, []byte) (int, error)          { return 0, errSystem }
 func (Kernel) Writev(int, [][]byte) (int, error)       { return 0, errSystem }
 func (Kernel) Accept(int) (int, netip.AddrPort, error) { return -1, netip.AddrPort{}, errSystem }
+func (Kernel) Waiting(int) bool                        { return false }
 func (Kernel) CloseWrite(int) error                    { return errSystem }
 func (Kernel) Close(int) error                         { return errSystem }
 func (Kernel) Reset(int) error                         { return errSystem }
