@@ -46,7 +46,13 @@ func (c *Conn) holding() bool {
 // otherwise: level-triggered, what is not read is reported again and again.
 func (c *Conn) settleReading(asked uint32) {
 	pause := c.eof || asked&(pausedByApp|pausedByWork) != 0 && c.ending == nil
-	if pause == c.paused || c.phase != open {
+	switch {
+	case c.phase != open:
+		return
+	case pause == c.paused:
+		if !pause && c.leftOver() {
+			c.remind() // a pause that was lifted before it came this far
+		}
 		return
 	}
 	if pause {
@@ -55,6 +61,9 @@ func (c *Conn) settleReading(asked uint32) {
 		c.resumeReading()
 	}
 }
+
+// leftOver reports whether a pause has left frames that were read already.
+func (c *Conn) leftOver() bool { return c.in != nil && c.in.need <= len(c.in.b) }
 
 func (c *Conn) pauseReading() {
 	if c.paused {

@@ -25,9 +25,8 @@ func (c *Conn) readInput(toEnd bool) {
 	if edge {
 		reads = edgeReads
 	}
-	if in := c.in; in != nil && in.need <= len(in.b) && c.phase == open {
-		// What a pause has left. It may be whole frames.
-		if c.received(in.b); c.stopped() {
+	if c.phase == open && c.leftOver() {
+		if c.received(c.in.b); c.stopped() {
 			return
 		}
 	}
