@@ -104,10 +104,11 @@ const (
 	message = 1
 	// maxPooledOutbuf is the largest buffer that is kept for others.
 	maxPooledOutbuf = 64 << 10
-	// outbufSize is what a new buffer holds, and outbufOverhead about what one
-	// costs beside its bytes.
+	// outbufSize is what a new buffer holds, outbufOverhead about what one
+	// costs beside its bytes, and lentOverhead what one without any does.
 	outbufSize     = 2048
 	outbufOverhead = 256
+	lentOverhead   = 128
 )
 
 // outbufs holds buffers with room of their own, lentbufs those without.
@@ -144,10 +145,13 @@ func (p *outbuf) release() {
 // cost is about how much memory p keeps from others. What many share is
 // accounted for once, by whoever lends it.
 func (p *outbuf) cost() int {
-	if p.lent != nil && p.lent.shared {
-		return outbufOverhead
+	switch {
+	case p.lent == nil:
+		return cap(p.b) + outbufOverhead
+	case p.lent.shared:
+		return lentOverhead
 	}
-	return cap(p.b) + outbufOverhead
+	return len(p.b) + lentOverhead
 }
 
 // add enters a frame that was appended to p.b, which became b.

@@ -283,7 +283,7 @@ func (c *Conn) offer(b *broadcast) (taken bool) {
 		}
 		f.lent.refs.Add(1)
 		c.pending.append(getLent(f.b, f.lent))
-		c.queue(len(f.b), outbufOverhead)
+		c.queue(len(f.b), lentOverhead)
 		return true
 	}
 	p := c.pending.writable()
