@@ -47,8 +47,6 @@ func (l *Loop) accept(ln *listener) (more bool) {
 			ln.backoff = 0
 			if l.admit(fd, remote) {
 				l.place(fd, remote, ln.profile)
-			} else {
-				l.core.unreserve()
 			}
 			continue
 		}

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -85,9 +86,10 @@ func (a *admission) take(now int64) (wait time.Duration) {
 		return 0
 	}
 	step := int64(time.Second) / int64(a.Rate)
+	burst := step * min(int64(a.Burst)-1, math.MaxInt64/4/step)
 	for {
 		due := a.due.Load()
-		if early := due - now - step*int64(a.Burst-1); early > 0 {
+		if early := due - now - burst; early > 0 {
 			return time.Duration(early)
 		}
 		if a.due.CompareAndSwap(due, max(due, now)+step) {
@@ -142,20 +144,22 @@ func prefixOf(remote netip.AddrPort) netip.Prefix {
 	return p
 }
 
-// admit asks whether an accepted descriptor may become a connection, and resets
-// it if not.
-func (l *Loop) admit(fd int, remote netip.AddrPort) bool {
+// admit asks whether an accepted descriptor may become a connection. If not it is
+// reset, and gives its place under MaxConns back; a Goexit in Allow is a no.
+func (l *Loop) admit(fd int, remote netip.AddrPort) (ok bool) {
+	defer func() {
+		if !ok {
+			l.stats.refused.Add(1)
+			_ = l.core.kernel.Reset(fd)
+			l.core.unreserve()
+		}
+	}()
 	a := &l.core.admission
-	ok := a.Allow == nil
-	if !ok {
-		l.call(nil, func() { ok = a.Allow(remote) == nil })
+	allowed := a.Allow == nil
+	if !allowed {
+		l.call(nil, func() { allowed = a.Allow(remote) == nil })
 	}
-	if ok && a.enter(remote) {
-		return true
-	}
-	l.stats.refused.Add(1)
-	_ = l.core.kernel.Reset(fd)
-	return false
+	return allowed && a.enter(remote)
 }
 
 // evictBatch is how many connections make room at a time: finding them takes a
@@ -164,14 +168,28 @@ const evictBatch = 16
 
 var errEvicted = errors.New("it was idle for longest when room was needed")
 
-// evict ends the loop's connections that have been idle for longest, if somebody
-// waits for their place, and reports whether there were any.
+// evict makes room if somebody waits for it: the loop's connections that have
+// been idle for longest end, and it returns true. If it has none, the other loops
+// are asked; what they free is told to listeners that wait.
 func (l *Loop) evict(ln *listener) bool {
-	least := l.core.admission.EvictIdle
-	if least == 0 || !l.core.kernel.Waiting(ln.fd) {
+	if l.core.admission.EvictIdle == 0 || !l.core.kernel.Waiting(ln.fd) {
 		return false
 	}
-	idlest := make([]*Conn, 0, evictBatch+1) // the idlest first
+	if l.evictIdlest(evictBatch) {
+		return true
+	}
+	for _, other := range l.core.loops {
+		if other != l {
+			other.mail.post(letter{f: func() { other.evictIdlest(max(evictBatch/len(l.core.loops), 1)) }})
+		}
+	}
+	return false
+}
+
+// evictIdlest ends up to n connections, and reports whether there were any.
+func (l *Loop) evictIdlest(n int) bool {
+	least := l.core.admission.EvictIdle
+	idlest := make([]*Conn, 0, n+1) // the idlest first
 	l.core.conns.all(func(c *Conn) bool {
 		if c.loop != l || c.phase != open || c.ending != nil || time.Duration(l.beat-c.heart.LastRead()) < least {
 			return true
@@ -179,9 +197,9 @@ func (l *Loop) evict(ln *listener) bool {
 		at, _ := slices.BinarySearchFunc(idlest, c, func(a, b *Conn) int {
 			return int(min(max(a.heart.LastRead()-b.heart.LastRead(), -1), 1))
 		})
-		if at < evictBatch {
+		if at < n {
 			idlest = slices.Insert(idlest, at, c)
-			idlest = idlest[:min(len(idlest), evictBatch)]
+			idlest = idlest[:min(len(idlest), n)]
 		}
 		return true
 	})

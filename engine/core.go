@@ -139,7 +139,8 @@ func (co *core) shutdown(ctx context.Context) error {
 	case <-co.stopped:
 		return ctx.Err()
 	case <-time.After(blockedGrace):
-		if n := co.workers.stats().Active; n > 0 {
+		if work := co.workers.stats(); work.Active > 0 {
+			n := work.Active + work.Queued
 			return fmt.Errorf("engine: %d tasks have not ended; their workers will when they return: %w", n, ctx.Err())
 		}
 		return fmt.Errorf("engine: a callback blocks its loop, which will end when it returns: %w", ctx.Err())

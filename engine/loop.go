@@ -328,6 +328,7 @@ func (l *Loop) serve(c *Conn, ev poll.Events) {
 
 // call runs f as a callback of c, which may be nil.
 func (l *Loop) call(c *Conn, f func()) {
+	l.stats.calls.Add(1)
 	l.running = c
 	returned := false
 	defer func() {

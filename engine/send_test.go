@@ -422,7 +422,7 @@ func TestBeatsBehindBacklog(t *testing.T) {
 	opened := new(conns)
 	srv := serve(t, listenOne(engine.Handler{Open: opened.open}, heartbeat.Config{}))
 	c, peer, _ := blocked(t, srv, opened)
-	const rounds, each = 40, 20 // 16 bytes each: several times what may wait at once
+	const rounds, each = 20, 20 // 16 bytes each: more than may wait at once
 	next := 0
 	var asked uint64
 	for range rounds {
@@ -430,6 +430,7 @@ func TestBeatsBehindBacklog(t *testing.T) {
 			write(t, peer, frame(t, codec.Ping, fmt.Appendf(nil, "%012d", asked)))
 			asked++
 		}
+		time.Sleep(each * 10 * time.Millisecond) // as fast as a peer is answered
 		eventually(t, "the pings are in", func() bool { return srv.Stats().Total.PingsIn == asked })
 		for next < int(asked) {
 			var h [4]byte

@@ -75,6 +75,7 @@ type loopStats struct {
 
 	pingsIgnored atomic.Uint64
 
+	calls      atomic.Uint64 // of callbacks other than Message and Frame, begun
 	broadcasts atomic.Uint64
 	pauses     atomic.Uint64
 
@@ -90,6 +91,11 @@ type loopStats struct {
 	lagMax      atomic.Int64
 	stalled     atomic.Int64
 	stallExcess atomic.Int64
+}
+
+// progress changes while the loop gets on from callback to callback.
+func (s *loopStats) progress() uint64 {
+	return s.bytesIn.Load() + s.bytesOut.Load() + s.calls.Load() + s.acceptErrors.Load()
 }
 
 func (l *Loop) snapshot() LoopStats {

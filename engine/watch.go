@@ -73,7 +73,9 @@ func (w *watch) look() {
 type probe struct {
 	mu       sync.Mutex
 	kicked   bool // the loop has served an event since the last letter
-	sent     int64
+	sent     int64 // when a letter was sent that is not served; 0: none
+	since    int64 // since when the loop has got nowhere
+	progress uint64
 	reported bool
 }
 
@@ -91,7 +93,12 @@ func (p *probe) look(l *Loop) (again bool) {
 	now := l.core.kernel.Now()
 	p.mu.Lock()
 	send := p.sent == 0 && p.kicked
-	waiting := time.Duration(now - p.sent)
+	if progress := l.stats.progress(); send || progress != p.progress {
+		// A loop that has much to do comes to its mail late, and yet no
+		// callback holds it up.
+		p.progress, p.since = progress, now
+	}
+	waiting := time.Duration(now - p.since)
 	report := p.sent != 0 && !p.reported && waiting >= l.core.limits.BlockedAfter
 	switch {
 	case send:
@@ -151,11 +158,20 @@ func (w *watch) lookAtWorkers() (again bool) {
 	return again
 }
 
+// maxStacks bounds what is read of all goroutines' stacks, in bytes.
+const maxStacks = 64 << 20
+
 // stackOf returns the stack of the goroutine in whose traceback a call occurs
 // with a pointer among its arguments.
 func stackOf(call, pointer string) string {
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
+	var buf []byte
+	for size, n := 256<<10, 0; size <= maxStacks; size *= 4 {
+		buf = make([]byte, size)
+		if n = runtime.Stack(buf, true); n < size {
+			buf = buf[:n]
+			break
+		}
+	}
 	for stack := range bytes.SplitSeq(buf, []byte("\n\n")) {
 		for line := range bytes.Lines(stack) {
 			if bytes.Contains(line, []byte(call)) && bytes.Contains(line, []byte(pointer)) {

@@ -243,8 +243,9 @@ func (q *workQueue) failed(panicked any) {
 	l.stats.panics.Add(1)
 	l.core.report(slog.LevelError, "a task failed", "conn", uint64(c.id), "remote", c.remote.String(), "err", err, "stack", string(debug.Stack()))
 	l.mail.post(letter{c: c, f: func() { c.kill(Panic, err) }})
-	if panicked == nil {
-		l.core.workers.ready(q) // this goroutine ends, another one goes on
+	if panicked == nil { // this goroutine ends, another one goes on
+		l.core.workers.done.Add(1)
+		l.core.workers.ready(q)
 	}
 }
 
