@@ -72,7 +72,7 @@ func (w *watch) look() {
 // probe is a letter that watch sends to a loop, to see when it is served.
 type probe struct {
 	mu       sync.Mutex
-	kicked   bool // the loop has served an event since the last letter
+	kicked   bool  // the loop has served an event since the last letter
 	sent     int64 // when a letter was sent that is not served; 0: none
 	since    int64 // since when the loop has got nowhere
 	progress uint64
@@ -124,9 +124,9 @@ func (p *probe) served(l *Loop) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sent, p.reported = 0, false
-	// The letter itself was an event, of which nothing need be known. The next
-	// one counts again.
-	p.kicked = false
+	// The letter itself was an event, of which nothing need be known. What is
+	// behind it counts again, and so does the next event.
+	p.kicked = l.batchNext < len(l.batch)
 	l.watchAt = 0
 }
 
