@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"net/netip"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -51,3 +52,30 @@ func HistogramOf(ds []time.Duration) *Histogram {
 	out := h.snapshot()
 	return &out
 }
+
+// Bucket is the token bucket of Admission.Rate alone.
+type Bucket struct{ a admission }
+
+// NewBucket returns a full bucket.
+func NewBucket(rate, burst int) (*Bucket, error) {
+	a, err := Admission{Rate: rate, Burst: burst}.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	b := new(Bucket)
+	b.a.Admission = a
+	b.a.init()
+	return b, nil
+}
+
+// Burst returns how many the bucket holds.
+func (b *Bucket) Burst() int { return b.a.Burst }
+
+// Take asks for one at a time in ns, and returns how long to wait.
+func (b *Bucket) Take(now int64) time.Duration { return b.a.take(now) }
+
+// GiveBack undoes Take.
+func (b *Bucket) GiveBack() { b.a.giveBack() }
+
+// PrefixOf returns what connections from an address count under.
+func PrefixOf(remote netip.AddrPort) netip.Prefix { return prefixOf(remote) }

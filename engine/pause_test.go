@@ -166,7 +166,8 @@ func TestPauseResumeLosesNothing(t *testing.T) {
 				}
 			}
 			eventually(t, "everything is delivered", func() bool { return got.Load() == count })
-			if n := srv.Stats().Total.Pauses; n != cycles {
+			// One that is lifted before the loop gets to it is none.
+			if n := srv.Stats().Total.Pauses; n == 0 || n > cycles {
 				t.Errorf("%d pauses were counted", n)
 			}
 		})

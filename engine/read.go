@@ -26,7 +26,7 @@ func (c *Conn) readInput(toEnd bool) {
 		reads = edgeReads
 	}
 	if c.phase == open && c.leftOver() {
-		if c.received(c.in.b); c.stopped() {
+		if c.received(c.in.b); c.leftOver() || c.stopped() {
 			return
 		}
 	}
@@ -48,8 +48,8 @@ func (c *Conn) readInput(toEnd bool) {
 		c.heart.Read(l.beat)
 		l.stats.bytesIn.Add(uint64(n))
 		if c.phase == open {
-			c.received(space[:held+n])
-			if c.stopped() {
+			// A pause may have been lifted again; what it has left comes first.
+			if c.received(space[:held+n]); c.leftOver() || c.stopped() {
 				return
 			}
 		}

@@ -37,9 +37,6 @@ type Pool interface {
 // After the peer's end of stream a connection stays open for sending until its
 // tasks are done, at most for Limits.MaxPause.
 func (c *Conn) Do(task func()) error {
-	if c.state.Load()&opened == 0 {
-		return ErrClosed
-	}
 	return c.queueOfWork().push(job{task: task}, false)
 }
 
@@ -140,10 +137,18 @@ func (q *workQueue) accept(j job) { _ = q.push(j, true) }
 func (q *workQueue) push(j job, unrefused bool) error {
 	ws, limits := &q.c.loop.core.workers, &q.c.loop.core.limits.Work
 	q.mu.Lock()
-	if !unrefused && q.jobs.len() >= limits.Queue {
-		q.mu.Unlock()
-		ws.refused.Add(1)
-		return ErrBusy
+	if !unrefused {
+		// Looked at under the lock, so that nothing gets in behind an Ordered
+		// Close.
+		closed := q.c.state.Load()&opened == 0
+		if closed || q.jobs.len() >= limits.Queue {
+			q.mu.Unlock()
+			if closed {
+				return ErrClosed
+			}
+			ws.refused.Add(1)
+			return ErrBusy
+		}
 	}
 	q.jobs.push(j)
 	q.bytes += j.size()
