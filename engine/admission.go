@@ -49,11 +49,11 @@ func (a Admission) withDefaults() (Admission, error) {
 		{"FirstFrame", a.FirstFrame < 0}, {"EvictIdle", a.EvictIdle < 0},
 	} {
 		if x.negative {
-			errs = append(errs, fmt.Errorf("Admission.%s is negative", x.name))
+			errs = append(errs, fmt.Errorf("field %s of Admission is negative", x.name))
 		}
 	}
 	if a.Rate > maxRate {
-		errs = append(errs, fmt.Errorf("Admission.Rate is %d, want at most %d", a.Rate, maxRate))
+		errs = append(errs, fmt.Errorf("field Rate of Admission is %d, want at most %d", a.Rate, maxRate))
 	}
 	if a.Burst == 0 {
 		a.Burst = max(a.Rate/10, 1)
