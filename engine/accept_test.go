@@ -55,12 +55,6 @@ func TestMain_limitedServer(t *testing.T) {
 	}
 }
 
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // With RLIMIT_NOFILE at 256 and 400 clients connecting, the server neither
 // exits nor spins, serves those it has, and accepts again when some leave;
 // whether MaxConns keeps it from the limit, or it runs into EMFILE.

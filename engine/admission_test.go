@@ -453,7 +453,7 @@ func TestBucketOfManyLoops(t *testing.T) {
 			t.Fatalf("%d of 100 were taken", n)
 		}
 	}
-	for _, test := range []struct{ rate, burst int }{{1, math.MaxInt}, {1_000_000_000, 1}, {1, 1}, {1, 1 << 40}} {
+	for _, test := range []struct{ rate, burst int }{{1, math.MaxInt}, {1_000_000_000, 1}, {1, 1}, {1, math.MaxInt / 2}} {
 		b, err := engine.NewBucket(test.rate, test.burst)
 		if err != nil {
 			continue // refused is well, too
