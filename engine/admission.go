@@ -191,7 +191,11 @@ func (l *Loop) evictIdlest(n int) bool {
 	least := l.core.admission.EvictIdle
 	idlest := make([]*Conn, 0, n+1) // the idlest first
 	l.core.conns.all(func(c *Conn) bool {
-		if c.loop != l || c.phase != open || c.ending != nil || time.Duration(l.beat-c.heart.LastRead()) < least {
+		if c.loop != l || c.phase != open || c.ending != nil {
+			return true
+		}
+		c.excusePause()
+		if time.Duration(l.beat-c.heart.LastRead()) < least {
 			return true
 		}
 		at, _ := slices.BinarySearchFunc(idlest, c, func(a, b *Conn) int {

@@ -142,16 +142,31 @@ func (p *outbuf) release() {
 	}
 }
 
-// cost is about how much memory p keeps from others. What many share is
-// accounted for once, by whoever lends it.
+// cost is about how much memory p keeps from others, by what it holds and not by
+// what its buffer could hold: that depends on who had it before (see fitted).
+// What many share is accounted for once, by whoever lends it.
 func (p *outbuf) cost() int {
 	switch {
 	case p.lent == nil:
-		return cap(p.b) + outbufOverhead
+		return max(len(p.b), outbufSize) + outbufOverhead
 	case p.lent.shared:
 		return lentOverhead
 	}
 	return len(p.b) + lentOverhead
+}
+
+// fitted returns p, or a copy of it if its buffer is far too large for what it
+// holds: what is to wait shall not keep a buffer that others could use.
+func (p *outbuf) fitted() *outbuf {
+	if p.lent != nil || cap(p.b) <= 4*max(len(p.b), outbufSize) {
+		return p
+	}
+	q := &outbuf{
+		b:    append(make([]byte, 0, max(len(p.b), outbufSize)), p.b...),
+		ends: append(make([]uint32, 0, max(len(p.ends), 16)), p.ends...),
+	}
+	p.release()
+	return q
 }
 
 // add enters a frame that was appended to p.b, which became b.

@@ -71,6 +71,10 @@ type extra struct {
 	// pausedAt is up to when the time for which nothing was read is taken out
 	// of what its liveness sees.
 	pausedAt int64
+	// frameLeft and firstLeft are how long, after a pause, the frame may still
+	// take that was begun before it, and the first frame. Not positive: a
+	// FrameTimeout, and for ever.
+	frameLeft, firstLeft int64
 }
 
 // more returns c's extra, which it makes if there is none.

@@ -37,7 +37,7 @@ func TestDiagnosis(t *testing.T) {
 				}
 				return nil
 			},
-			limits: engine.Limits{Backlog: engine.Backlog{High: 32 << 20}},
+			limits: engine.Limits{Backlog: engine.Backlog{High: 4 << 20}, SendBuffer: 64 << 10},
 		},
 		"a peer that talks and never answers": {
 			reason: engine.Deaf, want: engine.NotReading, live: quick,
@@ -62,7 +62,7 @@ func TestDiagnosis(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cs := newCloses()
 			cfg := listenOne(engine.Handler{Open: x.open, Close: cs.note}, x.live)
-			cfg.Limits.Backlog = x.limits.Backlog
+			cfg.Limits = x.limits
 			srv := serve(t, cfg)
 			c := rawDial(t, srv)
 			if x.peer != nil {

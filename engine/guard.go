@@ -141,7 +141,7 @@ func (c *Conn) guardOverdue(g guard) {
 	case guardUnread:
 		if c.eof {
 			c.beginDrain(PeerClosed, nil)
-		} else if c.paused {
+		} else if c.paused && c.holding() {
 			c.kill(Overloaded, errUnread)
 		}
 	case guardDrain:

@@ -130,7 +130,7 @@ func (l *Loop) takeOver() {
 	if l.poller.EdgeTriggered() {
 		l.core.conns.all(func(c *Conn) bool {
 			if c.loop == l {
-				l.turn(c, poll.Readable|poll.Writable)
+				l.turn(c, poll.Readable|poll.Writable|poll.Hangup)
 			}
 			return true
 		})

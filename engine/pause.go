@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"time"
+
 	"github.com/pulsewheel/pulsewheel/engine/internal/poll"
 )
 
@@ -47,7 +49,7 @@ func (c *Conn) holding() bool {
 func (c *Conn) settleReading(asked uint32) {
 	pause := c.eof || asked&(pausedByApp|pausedByWork) != 0 && c.ending == nil
 	switch {
-	case c.phase != open:
+	case c.phase != open && !c.eof:
 		return
 	case pause == c.paused:
 		if !pause && c.leftOver() {
@@ -78,8 +80,11 @@ func (c *Conn) pauseReading() {
 	}
 	if c.phase == open {
 		l.stats.pauses.Add(1)
-		c.more().pausedAt = l.beat
+		x := c.more()
+		x.pausedAt = l.beat
+		x.frameLeft, x.firstLeft = x.guards.at[guardFrame]-l.beat, x.guards.at[guardFirstFrame]-l.beat
 		c.unguard(guardFrame)
+		c.unguard(guardFirstFrame)
 		if d := l.core.limits.MaxPause; d > 0 {
 			c.guard(guardUnread, d)
 		}
@@ -91,6 +96,15 @@ func (c *Conn) resumeReading() {
 	c.excusePause()
 	c.paused = false
 	c.unguard(guardUnread)
+	if d := l.core.limits.FrameTimeout; d > 0 && c.in != nil {
+		if left := c.extra.frameLeft; left > 0 {
+			d = time.Duration(left)
+		}
+		c.guard(guardFrame, d)
+	}
+	if left := c.extra.firstLeft; left > 0 && !c.greeted {
+		c.guard(guardFirstFrame, time.Duration(left))
+	}
 	if err := l.poller.Resume(int(c.fd), c.writing); err != nil {
 		c.kill(Unknown, err)
 		return

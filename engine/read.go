@@ -91,8 +91,12 @@ func (c *Conn) received(b []byte) {
 	}
 	begun := c.in == nil || len(rest) != len(b) || len(rest)/frameStep > len(c.in.b)/frameStep
 	c.in = c.in.keep(rest, need)
-	if d := c.loop.core.limits.FrameTimeout; d > 0 && begun && !c.holding() {
-		c.guard(guardFrame, d)
+	if d := c.loop.core.limits.FrameTimeout; d > 0 && begun {
+		if c.holding() {
+			c.unguard(guardFrame) // it counts from when the frame is read on
+		} else {
+			c.guard(guardFrame, d)
+		}
 	}
 }
 

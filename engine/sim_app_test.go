@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"time"
 
@@ -22,26 +23,38 @@ type simApp struct {
 	engine interface {
 		Conn(engine.ID) *engine.Conn
 		Range(func(*engine.Conn) bool)
+		Group(string) *engine.Group
+		Broadcast([]byte) error
 		Stats() engine.Stats
 		Loops() []*engine.Loop
 		Shutdown(context.Context) error
 	}
 	liveness heartbeat.Config
 	limits   engine.Limits
-	maxConns int // 0: not worth checking
+	door     engine.Admission
+	maxConns int  // 0: not worth checking
+	ordered  bool // its handler is one of engine.Ordered's
+	answers  bool // its connections outlive the peer's end of stream
 
 	open, all []*simConn
 	messages  uint64
-	failures  uint64 // panics and Goexits of callbacks
+	failures  uint64 // panics and Goexits of callbacks and tasks
 	reasons   map[engine.Reason]uint64
 
 	posted, ran int   // functions that Post took, and that ran
 	timers      int   // that are to fire
 	timersDue   int64 // when the last of them is
 
+	groups   []*simGroup // that can be joined now
+	everyone *simGroup
+	work     simWork
+
 	inCallback int
 	inCall     string // the API call that is under way
 	shut       bool   // Shutdown was called
+	shutAt     int64
+	patience   int64                // until when Shutdown waits
+	dismissed  map[*engine.Loop]int // connections that Shutdown ended in good order
 }
 
 // simConn is what the application keeps of one connection.
@@ -49,17 +62,36 @@ type simConn struct {
 	app  *simApp
 	c    *engine.Conn
 	key  uint32
-	peer *simPeer // nil: another engine
+	peer *simPeer       // nil: another engine
+	pair netip.AddrPort // the client's end of a connection of two engines
 
 	in       simStream
 	frames   uint32 // frames of kind simFrame received
-	accepted uint32 // messages that Send took
+	bytesIn  int64  // of messages and those frames
+	accepted uint32 // messages that Send and SendOwned took
 	taken    uint32 // frames that SendFrame took
+	bytesOut int64  // of all that was taken, broadcasts included
 	starved  bool   // Send returned ErrBacklog since the last Writable
+	lent     int    // payloads that SendOwned took with a release function
+	returned int    // of them, those that were released
+
+	castsIn simCastsIn  // broadcasts received
+	due     simDue      // broadcasts that the far end is to get
+	joined  []*simGroup // it is a member of
+
+	pause     simPause
+	eofAt     int64 // when EOF ran
+	backlogAt int64 // when it was found to have one that nobody takes
+	busy      string
+	tasks     int // that Do took
+	begun     int // of them, those that were begun
+	passed    map[*simConn]int
 
 	openedAt int64
+	heardAt  int64 // when the latest message came
 	markedAt int64 // when it was told to end
 	marked   bool
+	deaf     bool // no Message may come any more
 	closedAt int64
 	closed   bool
 	late     bool // it ended after Shutdown had begun
@@ -72,8 +104,12 @@ type simConn struct {
 	ran      int
 }
 
-// simFrame is the kind of the application's own frames.
-const simFrame = codec.AppKind + 1
+// simFrame is the kind of the application's own frames, simFrameText what is in
+// them.
+const (
+	simFrame     = codec.AppKind + 1
+	simFrameText = "of the application"
+)
 
 // simReasons is a set of close reasons.
 type simReasons uint32
@@ -89,39 +125,54 @@ func (set simReasons) has(r engine.Reason) bool { return set&(1<<r) != 0 }
 
 // handler returns the callbacks, each wrapped in what holds for all.
 func (a *simApp) handler() engine.Handler {
-	return engine.Handler{
+	h := engine.Handler{
 		Open: func(c *engine.Conn) error {
 			defer a.enter("Open")()
 			return a.opened(c)
 		},
 		Message: func(c *engine.Conn, p []byte) {
-			defer a.enter("Message")()
+			defer a.enterFor(c, "Message")()
 			a.message(c, p)
 		},
 		Frame: func(c *engine.Conn, f codec.Frame) {
-			defer a.enter("Frame")()
+			defer a.enterFor(c, "Frame")()
 			s, ok := c.Get().(*simConn)
 			switch {
-			case !ok || s.closed || s.marked:
+			case !ok || s.closed || s.deaf:
 				a.l.problem("%s: Frame outside Open and the end", a.name)
-			case f.Kind == simFrame:
+			case f.Kind == simFrame && string(f.Payload) == simFrameText:
 				s.frames++
+				s.bytesIn += int64(4 + len(f.Payload))
 			}
-			a.l.seen["frame: "+fmt.Sprint(f.Kind)]++
+			if f.Kind < simFrame {
+				a.l.seen["frame: of the codec's"]++
+			} else {
+				a.l.seen["frame: of the application's"]++
+			}
 		},
 		Writable: func(c *engine.Conn) {
-			defer a.enter("Writable")()
+			defer a.enterFor(c, "Writable")()
 			a.writable(c)
 		},
 		Close: func(c *engine.Conn, err error) {
-			defer a.enter("Close")()
+			defer a.enterFor(c, "Close")()
 			a.ended(c, err)
 		},
 	}
+	if a.answers {
+		h.EOF = func(c *engine.Conn) {
+			defer a.enterFor(c, "EOF")()
+			a.halfClosed(c)
+		}
+	}
+	if a.ordered {
+		h = engine.Ordered(h)
+	}
+	return h
 }
 
-// enter begins a callback. No callback runs within another one, nor within a
-// call of the engine's API.
+// enter begins a callback on a loop. No callback runs within another one, nor
+// within a call of the engine's API.
 func (a *simApp) enter(what string) (leave func()) {
 	if a.inCall != "" {
 		a.l.problem("%s: %s ran inside %s", a.name, what, a.inCall)
@@ -130,6 +181,15 @@ func (a *simApp) enter(what string) (leave func()) {
 		a.l.problem("%s: %s ran inside another callback", a.name, what)
 	}
 	return func() { a.inCallback-- }
+}
+
+// enterFor begins a callback of c, which runs on a worker if the handler is
+// engine.Ordered's.
+func (a *simApp) enterFor(c *engine.Conn, what string) (leave func()) {
+	if s, ok := c.Get().(*simConn); ok && a.ordered {
+		return s.enterWork(what)
+	}
+	return a.enter(what)
 }
 
 // call makes an API call.
@@ -152,19 +212,11 @@ func (a *simApp) opened(c *engine.Conn) error {
 		l.problem("%s: the ID of another connection", a.name)
 	}
 	l.ids[c.ID()] = true
-	if a.name == "server" {
-		s.peer = l.byAddr[c.RemoteAddr()]
-	} else if c.RemoteAddr().IsValid() {
-		s.peer = l.served[c.RemoteAddr()]
-	}
-	if s.peer != nil {
-		s.peer.conn = s
-	}
+	l.meet(s)
 	a.open = append(a.open, s)
 	a.all = append(a.all, s)
-	if a.maxConns > 0 && len(a.open) > a.maxConns {
-		l.problem("%s: %d connections are open, MaxConns is %d", a.name, len(a.open), a.maxConns)
-	}
+	s.opensBroadcasts()
+	a.checkRoom(s)
 	if a.shut && a.name == "client" {
 		l.problem("%s: Open after Shutdown", a.name)
 	}
@@ -187,10 +239,49 @@ func (a *simApp) opened(c *engine.Conn) error {
 		s.send(orderNothing, simHeader, 0)
 		s.close()
 	}
-	if l.pick(3) == 0 {
+	if l.pick(3) == 0 || a.name == "client" && l.server.door.FirstFrame > 0 {
 		s.send(orderNothing, simHeader+l.pick(100), 0)
 	}
+	if l.pick(3) == 0 && len(a.groups) > 0 {
+		s.join(a.groups[l.pick(len(a.groups))])
+	}
+	if l.pick(30) == 0 {
+		s.pauseFor(uint32(l.pick(1<<20)), true)
+	}
 	return nil
+}
+
+// meet finds out who is at the other end of s.
+func (l *simLife) meet(s *simConn) {
+	remote := s.c.RemoteAddr()
+	if s.app.name == "server" {
+		if s.peer = l.byAddr[remote]; s.peer == nil && remote.IsValid() {
+			s.pair = remote
+			l.serverEnds[s.pair] = s
+		}
+	} else if remote.IsValid() {
+		if s.peer = l.served[remote]; s.peer == nil {
+			s.app.call("LocalAddr", func() { s.pair = s.c.LocalAddr() })
+			l.clientEnds[s.pair] = s
+		}
+	}
+	if s.peer != nil {
+		s.peer.conn = s
+	}
+}
+
+// farEnd returns the connection of the other engine that s is connected to, if
+// it was opened and is known.
+func (l *simLife) farEnd(s *simConn) *simConn {
+	switch {
+	case s.peer != nil:
+		return nil
+	case !s.pair.IsValid(): // a Unix socket; it has to introduce itself
+		return l.senders[s.in.sender]
+	case s.app.name == "server":
+		return l.clientEnds[s.pair]
+	}
+	return l.serverEnds[s.pair]
 }
 
 // fails notes that the running callback of s is about to panic or to end its
@@ -200,8 +291,16 @@ func (s *simConn) fails() {
 	s.mark(engine.Panic)
 }
 
-// mark notes that s is told to end: no Message may follow.
+// mark notes that s is told to end by what it does itself: no Message may
+// follow.
 func (s *simConn) mark(r engine.Reason) {
+	s.doom(r)
+	// Messages that wait in a work queue are delivered none the less.
+	s.deaf = !s.app.ordered
+}
+
+// doom notes that s is to end soon.
+func (s *simConn) doom(r engine.Reason) {
 	s.allowed |= reasons(r)
 	if !s.marked {
 		s.marked, s.markedAt = true, s.app.l.w.Now()
@@ -219,20 +318,29 @@ func (a *simApp) message(c *engine.Conn, p []byte) {
 	switch {
 	case s.closed:
 		l.problem("%s: Message after Close of %d", a.name, s.key)
-	case s.marked:
+	case s.deaf:
 		l.problem("%s: Message after %d was told to end", a.name, s.key)
+	case s.eofAt != 0:
+		l.problem("%s: Message after EOF of %d", a.name, s.key)
+	case s.pause.held && !a.ordered && !s.mayBeBroken():
+		l.problem("%s: Message while %d is paused", a.name, s.key)
 	}
+	s.heardAt = l.w.Now()
 	m, err := decodeSimMessage(p)
 	if err == nil {
-		err = s.in.receive(m)
+		if g := l.casts[m.sender]; g != nil {
+			err = s.castsIn.receive(g, m, l.farEnd(s))
+		} else if err = s.in.receive(m); err == nil && s.peer != nil && s.in.sender != s.peer.key {
+			err = fmt.Errorf("a message of %d, but peer %d is at the other end", s.in.sender, s.peer.key)
+		}
 	}
 	if err != nil {
-		l.problem("%s: connection %d: %v", a.name, s.key, err)
+		if s.peer == nil || !s.peer.junk {
+			l.problem("%s: connection %d: %v", a.name, s.key, err)
+		}
 		return
 	}
-	if s.peer != nil && s.in.sender != s.peer.key {
-		l.problem("%s: connection %d of peer %d got a message of %d", a.name, s.key, s.peer.key, s.in.sender)
-	}
+	s.bytesIn += int64(m.wire())
 	clear(p) // ours until Message returns
 	l.w.Note("%s got %d.%d: %s", a.name, m.sender, m.number, simOrderNames[m.order])
 	a.obey(s, m)
@@ -285,7 +393,7 @@ func (a *simApp) obey(s *simConn, m simMessage) {
 	case orderTimer:
 		a.after(s.c.Loop(), time.Duration(m.arg%100)*time.Millisecond, echo)
 	case orderSlow:
-		l.spend(time.Duration(1+m.arg%60) * time.Millisecond)
+		a.slow(m.arg)
 	case orderPostPanic:
 		s.post(func() { s.fails(); panic("in a post") })
 		echo()
@@ -317,22 +425,64 @@ func (a *simApp) obey(s *simConn, m simMessage) {
 	case orderLookup:
 		a.lookup(s)
 	case orderControl:
-		var err error
-		a.call("SendFrame", func() { err = s.c.SendFrame(simFrame, []byte("of the application")) })
-		switch {
-		case err == nil:
-			s.taken++
-		case errors.Is(err, engine.ErrBacklog):
-			s.starved = true
-		case !errors.Is(err, codec.ErrUnsupported):
-			l.problem("%s: SendFrame: %v", a.name, err)
+		s.sendControl()
+	case orderPause:
+		s.pauseFor(m.arg, !a.ordered)
+		echo()
+	case orderPauses:
+		s.pauses(m.arg)
+		echo()
+	case orderOwned:
+		for range 1 + m.arg%3 {
+			s.sendOwned(simHeader+l.pick(700), m.number)
 		}
+		s.sendOwned(l.bigSize(), m.number)
+		echo()
+	case orderDo:
+		for i := range 1 + m.arg%6 {
+			s.do(s.task(m.arg>>3+i, echo))
+		}
+		echo()
+	case orderChain:
+		s.chain(20 + int(m.arg%60))
+	case orderJoin:
+		s.join(a.groups[int(m.arg)%len(a.groups)])
+	case orderLeave:
+		for _, g := range append([]*simGroup(nil), s.joined...) {
+			s.quit(g)
+		}
+	case orderCast:
+		g := a.groups[int(m.arg)%len(a.groups)]
+		for range 1 + m.arg%3 {
+			g.cast(simHeader + l.pick(1200))
+			echo()
+		}
+		if m.arg%16 == 0 {
+			g.drop()
+		}
+	case orderCastAll:
+		a.everyone.cast(simHeader + l.pick(1200))
+	case orderProbe:
+		s.probe()
 	}
 }
 
 // other picks an open connection. The one whose message is being served is
 // among them.
 func (a *simApp) other(m simMessage) *simConn { return a.open[int(m.arg)%len(a.open)] }
+
+// slow keeps the loop busy, or the worker.
+func (a *simApp) slow(arg uint32) {
+	d := time.Duration(1+arg%60) * time.Millisecond
+	if !a.ordered {
+		a.l.spend(d)
+		return
+	}
+	if arg%5 == 0 && !a.l.calm {
+		d *= 40
+	}
+	a.block(d)
+}
 
 func (s *simConn) send(order simOrder, size int, arg uint32) bool {
 	a := s.app
@@ -341,19 +491,40 @@ func (s *simConn) send(order simOrder, size int, arg uint32) bool {
 	var err error
 	a.call("Send", func() { err = s.c.Send(payload) })
 	clear(payload) // Send has copied it
+	return s.sent("Send", m, err)
+}
+
+// sent takes note of what became of a message.
+func (s *simConn) sent(what string, m simMessage, err error) (taken bool) {
+	a := s.app
 	switch {
 	case err == nil:
 		s.accepted++
+		s.bytesOut += int64(m.wire())
 		if s.closed || s.told {
-			a.l.problem("%s: Send to %d was accepted after it was closed", a.name, s.key)
+			a.l.problem("%s: %s to %d was accepted after it was closed", a.name, what, s.key)
 		}
 	case errors.Is(err, engine.ErrBacklog):
-		s.starved = true
+		s.refused()
 		a.l.seen["app: ErrBacklog"]++
 	case !errors.Is(err, net.ErrClosed):
-		a.l.problem("%s: Send: %v", a.name, err)
+		a.l.problem("%s: %s: %v", a.name, what, err)
 	}
 	return err == nil
+}
+
+func (s *simConn) sendControl() {
+	var err error
+	s.app.call("SendFrame", func() { err = s.c.SendFrame(simFrame, []byte(simFrameText)) })
+	switch {
+	case err == nil:
+		s.taken++
+		s.bytesOut += int64(4 + len(simFrameText))
+	case errors.Is(err, engine.ErrBacklog):
+		s.refused()
+	case !errors.Is(err, codec.ErrUnsupported) && !(s.app.ordered && errors.Is(err, net.ErrClosed)):
+		s.app.l.problem("%s: SendFrame: %v", s.app.name, err)
+	}
 }
 
 func (s *simConn) close() {
@@ -422,26 +593,12 @@ func (a *simApp) loopPost(loop *engine.Loop, f func()) {
 // after arms a timer, and sometimes stops it.
 func (a *simApp) after(loop *engine.Loop, d time.Duration, f func()) {
 	l := a.l
-	at := l.w.Now() + int64(d)
-	a.timers++
-	a.timersDue = max(a.timersDue, at)
 	stopped := false
-	var timer *engine.Timer
-	a.call("AfterFunc", func() {
-		timer = loop.AfterFunc(d, func() {
-			defer a.enter("AfterFunc")()
-			a.timers--
-			now := l.w.Now()
-			switch {
-			case stopped:
-				l.problem("%s: a stopped timer fired", a.name)
-			case now < at:
-				l.problem("%s: a timer fired %v early", a.name, time.Duration(at-now))
-			case now-at > int64(a.limits.Tick)+l.lateness():
-				l.problem("%s: a timer fired %v late", a.name, time.Duration(now-at))
-			}
-			f()
-		})
+	timer := a.timer(loop, d, func() {
+		if stopped {
+			l.problem("%s: a stopped timer fired", a.name)
+		}
+		f()
 	})
 	stop := func() {
 		a.call("Timer.Stop", func() {
@@ -462,14 +619,43 @@ func (a *simApp) after(loop *engine.Loop, d time.Duration, f func()) {
 	}
 }
 
-func (a *simApp) lookup(s *simConn) {
-	a.call("Conn", func() {
-		if got := a.engine.Conn(s.c.ID()); got != s.c {
-			a.l.problem("%s: looking up an open connection: %v", a.name, got)
-		}
+// timer arms a timer, which must fire in time.
+func (a *simApp) timer(loop *engine.Loop, d time.Duration, f func()) (timer *engine.Timer) {
+	l := a.l
+	at := l.w.Now() + int64(d)
+	a.timers++
+	a.timersDue = max(a.timersDue, at)
+	a.call("AfterFunc", func() {
+		timer = loop.AfterFunc(d, func() {
+			defer a.enter("AfterFunc")()
+			a.timers--
+			switch now := l.w.Now(); {
+			case now < at:
+				l.problem("%s: a timer fired %v early", a.name, time.Duration(at-now))
+			case now-at > int64(a.limits.Tick)+l.lateness():
+				l.problem("%s: a timer fired %v late", a.name, time.Duration(now-at))
+			}
+			f()
+		})
 	})
+	return timer
+}
+
+func (a *simApp) lookup(s *simConn) {
+	var got *engine.Conn
+	a.call("Conn", func() { got = a.engine.Conn(s.c.ID()) })
 	n := 0
 	a.call("Range", func() { a.engine.Range(func(*engine.Conn) bool { n++; return true }) })
+	if a.ordered {
+		// What has ended may not have been told to the application yet.
+		if got != nil && got != s.c || n > len(a.open) {
+			a.l.problem("%s: looking up %d: %v; Range meets %d connections, %d are open", a.name, s.key, got, n, len(a.open))
+		}
+		return
+	}
+	if got != s.c {
+		a.l.problem("%s: looking up an open connection: %v", a.name, got)
+	}
 	if n != len(a.open) {
 		a.l.problem("%s: Range meets %d connections, %d are open", a.name, n, len(a.open))
 	}
@@ -484,7 +670,7 @@ func (a *simApp) writable(c *engine.Conn) {
 	case !ok || s.closed:
 		a.l.problem("%s: Writable outside Open and Close", a.name)
 		return
-	case !s.starved:
+	case !s.starved && !a.ordered: // where it may be an earlier one, which was waiting
 		a.l.problem("%s: Writable of %d, which was not refused", a.name, s.key)
 	}
 	s.starved = false
@@ -511,6 +697,7 @@ func (a *simApp) ended(c *engine.Conn, err error) {
 			break
 		}
 	}
+	s.joined = nil
 	ce, ok := err.(*engine.CloseError)
 	if !ok {
 		l.problem("%s: Close of %d: %T %v", a.name, s.key, err, err)
@@ -520,19 +707,27 @@ func (a *simApp) ended(c *engine.Conn, err error) {
 	a.reasons[ce.Reason]++
 	l.seen["reason: "+ce.Reason.String()]++
 	l.w.Note("%s closed %d: %v", a.name, s.key, err)
-	if ev := ce.Evidence; ev.Unsent < 0 || ev.Unsent > int(s.accepted+s.taken) || ev.Unacked < -1 || ev.Age < 0 || ev.LastRead > ev.Age+time.Second {
+	if ev := ce.Evidence; ev.Unsent < 0 || ev.Unsent > int(s.accepted+s.taken)+s.due.total || ev.Unacked < -1 || ev.Age < 0 || ev.LastRead > ev.Age+time.Second {
 		l.problem("%s: evidence of %d: %+v", a.name, s.key, ev)
 	}
-	if allowed := s.causes(); !allowed.has(ce.Reason) {
+	if !s.deserves(ce) {
 		l.problem("%s: connection %d closed with %v, which nothing accounts for (peer: %v)", a.name, s.key, err, s.peer)
 	}
+	a.checkDismissal(s)
 	if a.engine.Conn(c.ID()) != nil {
 		l.problem("%s: a closed connection can be looked up", a.name)
 	}
 	s.send(orderNothing, simHeader, 0)
 	s.close()
 	s.post(func() { l.problem("a post to a closed connection ran") })
-	switch l.pick(100) {
+	if l.pick(10) == 0 {
+		s.do(func() { l.problem("a task of a closed connection ran") })
+	}
+	most := 100
+	if a.shut && a.limits.RunDown > 0 {
+		most = 10
+	}
+	switch l.pick(most) {
 	case 0:
 		l.seen["app: Close panics"]++
 		a.failures++
@@ -542,39 +737,4 @@ func (a *simApp) ended(c *engine.Conn, err error) {
 		a.failures++
 		runtime.Goexit()
 	}
-}
-
-// causes returns the reasons for which s may end now.
-func (s *simConn) causes() simReasons {
-	set := s.allowed
-	if s.app.name == "client" && !s.dialled {
-		set |= reasons(engine.Local) // whoever dialled may have given up
-	}
-	if s.app.shut {
-		set |= reasons(engine.Shutdown)
-	}
-	if s.peer != nil {
-		set |= s.peer.allowed
-	} else if far := s.app.l.farEnd(s); far != nil {
-		set |= far.farCauses()
-		if l := s.app.l; l.kClient == l.kServer && l.w.Counts()["machine stalled"] > 0 {
-			// The far end stood still as well. Nothing tells this end for how
-			// long, if none of its timers was due meanwhile.
-			set |= reasons(engine.HeartbeatLost, engine.Deaf, engine.Idle)
-			set |= reasons(engine.PeerClosed, engine.PeerReset) // the far end's verdict
-		}
-	} else {
-		// The other engine has not introduced itself. It may not even have
-		// accepted.
-		set |= reasons(engine.PeerClosed, engine.PeerReset, engine.HeartbeatLost, engine.Deaf, engine.Idle)
-	}
-	return set
-}
-
-// farCauses returns the reasons for which the other end of s may end.
-func (s *simConn) farCauses() (set simReasons) {
-	if s.marked || s.closed || s.app.shut {
-		set |= reasons(engine.PeerClosed, engine.PeerReset)
-	}
-	return set
 }

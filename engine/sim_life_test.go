@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -34,21 +35,30 @@ type simLife struct {
 
 	server, client *simApp
 	kServer        *sim.Kernel
+	serverFaults   sim.Faults
 	kClient        *sim.Kernel // may be kServer
 	peers          []*simPeer
 	byAddr         map[netip.AddrPort]*simPeer // by their own address
 	served         map[netip.AddrPort]*simPeer // scripted servers, by theirs
 	senders        map[uint32]*simConn         // by key
+	serverEnds     map[netip.AddrPort]*simConn // of connections of two engines, by the client's address
+	clientEnds     map[netip.AddrPort]*simConn
+	casts          map[uint32]*simGroup // by key
+	groups         []*simGroup
 	keys           uint32
 	ids            map[engine.ID]bool
 
 	quietAt  int64
 	active   time.Duration // how long things are done; then it gets quiet
 	spent    int64         // ns during which loops stood still, at most
+	stalled  int64         // ns of them that the server's machine was
+	outage   int64         // ns for which the client's machine was cut off
 	squeezed bool          // descriptors ran out for a while
 	calm     bool          // the application behaves
 	bulk     bool          // a peer sends more than a loop reads in one event
 	nice     bool          // nothing in it is random but the network
+	lean     bool          // nothing has a deadline
+	crowd    bool          // there are more idle connections than room
 	dials    []*simDial    // under way
 	// course identifies all that happened before the first Shutdown, whose
 	// goroutine runs beside the loops that wake it.
@@ -62,6 +72,8 @@ func newSimLife(seed uint64, trace bool) *simLife {
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 42)),
 		byAddr: make(map[netip.AddrPort]*simPeer), served: make(map[netip.AddrPort]*simPeer),
 		senders: make(map[uint32]*simConn), ids: make(map[engine.ID]bool), seen: make(map[string]int),
+		serverEnds: make(map[netip.AddrPort]*simConn), clientEnds: make(map[netip.AddrPort]*simConn),
+		casts: make(map[uint32]*simGroup),
 	}
 	l.buffers = []sim.Range{{Min: 16 << 10, Max: 256 << 10}, {Min: 4 << 10, Max: 32 << 10}, {Min: 1 << 10, Max: 4 << 10}}[l.pick(3)]
 	l.cfg = sim.Config{Seed: seed, Trace: trace, Latency: sim.Between(20*time.Microsecond, 3*time.Millisecond)}
@@ -77,6 +89,8 @@ func newSimLife(seed uint64, trace bool) *simLife {
 	l.cfg.Buffers = l.buffers
 	l.nice = l.pick(10) == 0
 	l.calm = l.pick(2) == 0
+	l.lean = l.pick(20) == 0
+	l.crowd = !l.lean && !l.bulk && l.pick(100) == 0
 	return l
 }
 
@@ -134,7 +148,7 @@ func (l *simLife) bigSize() int {
 // order picks what a message orders. In calm lives nothing is ordered that ends
 // a connection, so that those last.
 func (l *simLife) order() simOrder {
-	if l.pick(3) > 0 {
+	if l.pick(2) > 0 {
 		return orderEcho
 	}
 	for {
@@ -169,6 +183,9 @@ func (l *simLife) faults() sim.Faults {
 
 func (l *simLife) machine(name string) *sim.Kernel {
 	faults := l.faults()
+	if name == "server" {
+		l.serverFaults = faults
+	}
 	k := l.w.Machine(sim.Machine{
 		Name: name, Kqueue: l.pick(2) == 0, Faults: faults,
 		MaxFiles: 60 + l.pick(100), Backlog: 1 + l.pick(20),
@@ -192,17 +209,40 @@ func (l *simLife) limits() engine.Limits {
 		Work:         engine.Work{Workers: 1 + l.pick(3), Queue: 1 + l.pick(8), Pool: l.w.Pool()},
 		BlockedAfter: -1, // it looks by the real clock, and beside the loops
 	}
+	lim.Backlog.Hard = lim.Backlog.High * []int{0, 1, 4}[l.pick(3)]
 	if l.pick(3) == 0 {
 		lim.MaxConns = 1 + l.pick(8)
 	}
+	// 5 s are longer than anything well-behaved is held up, 1 s mostly.
+	lim.FrameTimeout = []time.Duration{0, 5 * time.Second, time.Second}[l.pick(3)]
+	lim.MaxPause = []time.Duration{0, 400 * time.Millisecond, 1500 * time.Millisecond}[l.pick(3)]
+	if l.pick(4) == 0 {
+		lim.Backlog.DrainWindow = []time.Duration{300 * time.Millisecond, time.Second}[l.pick(2)]
+		lim.Backlog.DrainRate = []int{0, 2000}[l.pick(2)]
+	}
+	if l.pick(6) == 0 {
+		lim.Budget = int64(4+l.pick(40)) << 10
+	}
+	if l.pick(4) == 0 {
+		lim.RunDown = 5 + l.pick(60)
+	}
 	if l.pick(2) == 0 {
-		lim.FrameTimeout = 5 * time.Second // longer than anything well-behaved is held up
+		lim.RetryAfter = time.Duration(l.pick(5000)) * time.Millisecond
+	}
+	if l.pick(3) == 0 {
+		lim.Work.Bytes = 1 + l.pick(4000)
+	}
+	if l.lean {
+		lim.FrameTimeout, lim.MaxPause, lim.Backlog.DrainWindow = -1, -1, -1
 	}
 	return lim
 }
 
 // liveness draws one that side can have.
 func (l *simLife) liveness(side codec.Side) heartbeat.Config {
+	if l.lean || l.crowd {
+		return heartbeat.Config{}
+	}
 	switch l.pick(8) {
 	case 0:
 		return heartbeat.Config{}
@@ -221,7 +261,26 @@ func (l *simLife) liveness(side codec.Side) heartbeat.Config {
 }
 
 func (l *simLife) summary() string {
-	return fmt.Sprintf("codec %T, liveness [%v], %d loops", l.codec, l.server.liveness, l.server.limits.Loops)
+	return fmt.Sprintf("codec %T, liveness [%v], limits %+v, door %+v, ordered %v, answers %v, calm %v",
+		l.codec, l.server.liveness, l.server.limits, l.server.door, l.server.ordered, l.server.answers, l.calm)
+}
+
+// thrifty reports whether an engine has a small Budget. What counts towards it
+// is the capacity of pooled buffers, which is not a matter of the seed.
+func (l *simLife) thrifty() bool {
+	return l.server.limits.Budget > 0 || l.client != nil && l.client.limits.Budget > 0
+}
+
+func (l *simLife) newApp(name string) *simApp {
+	a := &simApp{
+		l: l, name: name, limits: l.limits(), reasons: make(map[engine.Reason]uint64),
+		dismissed: make(map[*engine.Loop]int),
+		ordered:   l.pick(6) == 0, answers: l.pick(4) == 0,
+	}
+	if a.ordered {
+		l.seen["life: ordered"]++
+	}
+	return a
 }
 
 // live lives it, from the first machine to the last check.
@@ -247,9 +306,23 @@ func (l *simLife) live() {
 	l.codec, _ = l.factory.Codec()
 	l.codecProps = l.codec.Properties()
 	l.active = 1500 * time.Millisecond
+	if l.lean {
+		l.seen["life: lean"]++
+	}
+	if l.crowd {
+		l.seen["life: crowd"]++
+	}
 	l.quietAt = start + int64(l.active)
 
-	l.server = &simApp{l: l, name: "server", limits: l.limits(), liveness: l.liveness(codec.Server), reasons: make(map[engine.Reason]uint64)}
+	l.server = l.newApp("server")
+	l.server.liveness = l.liveness(codec.Server)
+	if !l.lean {
+		l.server.door = l.admission()
+	}
+	if l.crowd {
+		l.server.door = engine.Admission{EvictIdle: 300 * time.Millisecond}
+		l.server.limits.Loops, l.server.limits.MaxConns = 1, 20+l.pick(5)
+	}
 	l.server.maxConns = l.server.limits.MaxConns
 	l.kServer = l.machine("server")
 	srv, err := engine.ListenOn(l.kServer, engine.Config{
@@ -257,7 +330,7 @@ func (l *simLife) live() {
 			{Addr: "tcp://:7000", Codec: l.factory, Liveness: l.server.liveness},
 			{Addr: "unix:///run/sim", Codec: l.factory, Liveness: l.server.liveness},
 		},
-		Handler: l.server.handler(), Limits: l.server.limits, Logger: slog.New(slog.DiscardHandler),
+		Handler: l.server.handler(), Admission: l.server.door, Limits: l.server.limits, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		l.seen["life: Listen fails"]++
@@ -265,6 +338,7 @@ func (l *simLife) live() {
 		return
 	}
 	l.server.engine = srv
+	l.server.prepare()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	served := false
@@ -291,19 +365,25 @@ func (l *simLife) live() {
 	if l.client != nil {
 		l.checkQuiet(l.client)
 	}
+	l.checkRate()
+	l.checkTimers()
 	l.course = l.w.TraceHash()
+	// The bubble's clock is to be right when contexts are made.
+	l.w.After(0, func() {})
+	l.w.RunFor(1)
 	if l.client != nil && l.pick(2) == 0 {
 		l.shutdown(l.client)
 	}
 	if l.pick(3) == 0 {
 		l.seen["life: Serve's context ends"]++
-		l.server.shut = true
 		limit := l.server.limits.DrainTimeout
 		if limit == 0 {
 			limit = 10 * time.Second
 		}
+		limit = max(limit, 0)
+		l.server.shuts(limit)
 		l.w.After(0, cancel)
-		l.awaitEnd(l.server, max(limit, 0), func() bool { return served })
+		l.awaitEnd(l.server, limit, func() bool { return served })
 	} else {
 		l.shutdown(l.server)
 	}
@@ -330,7 +410,8 @@ const nobodyListens = ":7001"
 
 // startClient adds an engine that dials the server and scripted servers.
 func (l *simLife) startClient() {
-	l.client = &simApp{l: l, name: "client", limits: l.limits(), liveness: l.server.liveness, reasons: make(map[engine.Reason]uint64)}
+	l.client = l.newApp("client")
+	l.client.liveness = l.server.liveness
 	if idle := &l.client.liveness; idle.Interval == 0 {
 		idle.Speak = idle.IdleRead / 4
 	}
@@ -350,6 +431,7 @@ func (l *simLife) startClient() {
 		return
 	}
 	l.client.engine = cl
+	l.client.prepare()
 	l.w.After(l.active+3*time.Second, func() { // one more when all is quiet
 		l.dial(cl, fmt.Sprintf("tcp://%v:7000", l.kServer.Addr()), 500*time.Millisecond)
 	})
@@ -485,9 +567,12 @@ func (l *simLife) serve(ap netip.AddrPort) {
 	})
 }
 
-// invite adds the crowd.
+// invite adds the peers.
 func (l *simLife) invite() {
-	addr := fmt.Sprintf("tcp://%v:7000", l.kServer.Addr())
+	if l.crowd {
+		l.gather()
+		return
+	}
 	for i := range 2 + l.pick(9) {
 		n := &simPeer{l: l, app: l.server, kind: simKind(l.pick(int(lastKind))), codec: l.codec.PerConn(), key: l.newKey()}
 		if l.pick(3) == 0 {
@@ -496,27 +581,45 @@ func (l *simLife) invite() {
 		if i == 0 && l.bulk {
 			n.kind = peerBulk
 		}
+		if l.server.door.PerPrefix > 0 && n.kind != peerOutage && l.pick(3) > 0 {
+			n.from = l.crowdAddr()
+		}
+		n.unwelcome = l.server.door.Allow != nil && l.pick(4) == 0
 		at := l.wait(l.active / 2)
 		if l.pick(3) == 0 {
 			at = 0 // several at once
 		}
-		l.w.After(at, func() {
-			p := l.w.Dial(addr)
-			n.start(p)
-			l.byAddr[p.Local()] = n
-			l.peers = append(l.peers, n)
-			p.OnConnect = n.run
-			if n.kind == peerFleeing {
-				n.finish()
-				n.reading = false
-				p.OnConnect = nil
-				l.w.After(l.wait(10e6), func() {
-					if l.pick(2) == 0 {
-						p.Reset()
-					} else {
-						p.Close()
-					}
-				})
+		l.w.After(at, func() { l.connect(n) })
+	}
+	if l.server.door.PerPrefix > 0 && l.pick(2) == 0 {
+		l.probePrefix()
+	}
+	if l.pick(30) == 0 {
+		l.seen["life: flood of connects"]++
+		at := l.wait(l.active / 2)
+		for range 20 + l.pick(40) {
+			n := &simPeer{l: l, app: l.server, kind: peerFleeing, codec: l.codec.PerConn(), key: l.newKey()}
+			l.w.After(at+l.wait(5*time.Millisecond), func() { l.connect(n) })
+		}
+	}
+}
+
+// connect lets a peer dial the server.
+func (l *simLife) connect(n *simPeer) {
+	p := l.w.DialFrom(n.from, fmt.Sprintf("tcp://%v:7000", l.kServer.Addr()))
+	n.start(p)
+	l.byAddr[p.Local()] = n
+	l.peers = append(l.peers, n)
+	p.OnConnect = n.run
+	if n.kind == peerFleeing {
+		n.finish()
+		n.reading = false
+		p.OnConnect = nil
+		l.w.After(l.wait(10e6), func() {
+			if l.pick(2) == 0 {
+				p.Reset()
+			} else {
+				p.Close()
 			}
 		})
 	}
@@ -537,11 +640,25 @@ func (l *simLife) meddle() {
 					return
 				}
 				s := a.open[l.pick(len(a.open))]
-				what := l.pick(6)
-				if l.calm && what != 2 {
+				what := l.pick(10)
+				if l.calm && (what < 2 || what == 3) {
 					what = 5
 				}
 				switch what {
+				case 6:
+					l.seen["meddle: Pause"]++
+					s.pauseFor(uint32(l.pick(1<<20)), false)
+				case 7:
+					l.seen["meddle: Do"]++
+					s.do(s.task(uint32(l.pick(1<<20)), func() { s.send(orderNothing, simHeader, 0) }))
+				case 8:
+					l.seen["meddle: Broadcast"]++
+					a.groups[l.pick(len(a.groups))].cast(simHeader + l.pick(2000))
+					a.everyone.cast(simHeader + l.pick(200))
+				case 9:
+					l.seen["meddle: SendOwned"]++
+					s.sendOwned(l.bigSize(), 0)
+					s.probe()
 				case 0:
 					l.seen["meddle: Close"]++
 					s.close()
@@ -585,6 +702,7 @@ func (l *simLife) meddle() {
 			d = t / 2
 		}
 		l.spent += int64(d)
+		l.stalled = int64(d)
 		l.w.After(at(), func() { l.kServer.Stall(d) })
 	}
 	if l.pick(4) == 0 {
@@ -595,13 +713,13 @@ func (l *simLife) meddle() {
 	}
 	if t := l.server.liveness.Tolerance(); l.client != nil && t > 0 && l.kClient != l.kServer && l.cfg.UserTimeout == 0 && l.pick(3) == 0 && l.spent == 0 {
 		d := l.wait(min(t, l.active))
+		l.outage = int64(d)
 		l.w.After(at(), func() { l.kClient.Outage(d) })
 	}
 }
 
 // shutdown shuts a down in one of the ways there are.
 func (l *simLife) shutdown(a *simApp) {
-	a.shut = true
 	limit := time.Duration(-1)
 	switch l.pick(4) {
 	case 0:
@@ -613,6 +731,7 @@ func (l *simLife) shutdown(a *simApp) {
 	default:
 		l.seen["life: Shutdown gracefully"]++
 	}
+	a.shuts(limit)
 	l.w.Note("%s shuts down within %v", a.name, limit)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -631,10 +750,19 @@ func (l *simLife) shutdown(a *simApp) {
 	if limit > 0 {
 		l.w.After(limit, cancel)
 	}
-	if limit < 0 || limit > a.linger() {
-		limit = a.linger() // no connection takes longer
+	if most := a.linger() + a.runDownTime(); limit < 0 || limit > most {
+		limit = most // no connection takes longer
 	}
 	l.awaitEnd(a, limit, func() bool { return done })
+}
+
+// shuts notes that a is about to be shut down, within limit if that is not
+// negative.
+func (a *simApp) shuts(limit time.Duration) {
+	a.shut, a.shutAt, a.patience = true, a.l.w.Now(), math.MaxInt64
+	if limit >= 0 {
+		a.patience = a.shutAt + int64(limit)
+	}
 }
 
 // awaitEnd waits for a shutdown, which takes as long as it was given, and
@@ -667,15 +795,18 @@ func (l *simLife) checkQuiet(a *simApp) {
 	if a.posted != a.ran {
 		l.problem("%s: of %d posts %d ran", a.name, a.posted, a.ran)
 	}
+	if st.Work.Active != 0 || st.Work.Queued != 0 {
+		l.problem("%s: its workers are %+v", a.name, st.Work)
+	}
+	a.checkMembers()
+	delivered := true // all that was sent on every connection
 	for _, s := range a.all {
 		l.checkVerdict(s, now)
-		if s.marked && !s.closed {
-			if linger := a.linger(); now-s.markedAt > int64(linger+a.limits.Tick)+l.lateness() {
-				l.problem("%s: connection %d was told to end %v ago and is open", a.name, s.key, time.Duration(now-s.markedAt))
-			}
-		}
+		l.checkBounds(s, now)
+		l.checkDone(s)
 		const recent = int64(2 * time.Second) // it was let in late, and is still at it
 		if s.closed || s.marked || now-s.openedAt < recent {
+			delivered = delivered && s.closed
 			continue
 		}
 		if s.starved && s.peer != nil && s.peer.wellBehaved() {
@@ -685,17 +816,35 @@ func (l *simLife) checkQuiet(a *simApp) {
 		switch far := l.farEnd(s); {
 		case s.peer != nil && s.peer.wellBehaved():
 			received = s.peer.in.next + s.peer.frames
+			if len(s.due.list) > 0 {
+				l.problem("%s: connection %d: %v has not got %d broadcasts", a.name, s.key, s.peer, len(s.due.list))
+			}
+			if s.lent != s.returned {
+				l.problem("%s: of %d payloads lent by %d %d were released", a.name, s.lent, s.key, s.returned)
+			}
 			if s.in.next != s.peer.sent {
 				l.problem("%s: connection %d has received %d of the %d messages of %v", a.name, s.key, s.in.next, s.peer.sent, s.peer)
 			}
 		case s.peer == nil && far != nil && !far.closed && !far.marked:
 			received = far.in.next + far.frames
 		default:
+			delivered = false
 			continue
 		}
 		if sent != received && (received > 0 || s.peer != nil) {
 			l.problem("%s: connection %d has sent %d messages, its peer %v got %d", a.name, s.key, sent, s.peer, received)
 		}
+	}
+	held := st.Held
+	for range 10 { // it may be a heartbeat that the kernel did not take at once
+		if held == 0 || !delivered {
+			break
+		}
+		l.w.RunFor(3 * time.Millisecond)
+		held = a.engine.Stats().Held
+	}
+	if delivered && held != 0 {
+		l.problem("%s: %d bytes are held, and everything is delivered", a.name, held)
 	}
 	// Whoever waits in the queue must be let in while there is room.
 	room := a.limits.MaxConns == 0 || len(a.open) < a.limits.MaxConns
@@ -703,14 +852,44 @@ func (l *simLife) checkQuiet(a *simApp) {
 		if n.app == a && a == l.server && room && !l.full(a) && n.p.Connected() && n.wellBehaved() && n.conn == nil && n.ended == nil {
 			l.problem("%v was never accepted, although there is room", n)
 		}
+		if a == l.server {
+			l.checkTurnedAway(n)
+			l.checkWaiting(n)
+		}
 	}
 }
 
-func (a *simApp) linger() time.Duration {
-	if a.limits.Linger == 0 {
-		return 5 * time.Second
+// checkDone checks that what s lent was given back, and that its tasks have run.
+func (l *simLife) checkDone(s *simConn) {
+	if s.begun != s.tasks || s.busy != "" {
+		l.problem("%s: of %d tasks of %d %d were begun (now: %s)", s.app.name, s.tasks, s.key, s.begun, s.busy)
 	}
-	return a.limits.Linger
+	if s.closed && s.lent != s.returned {
+		l.problem("%s: of %d payloads lent by %d, which is closed, %d were released", s.app.name, s.lent, s.key, s.returned)
+	}
+}
+
+// checkTimers checks that the loops sleep where nothing has a deadline.
+func (l *simLife) checkTimers() {
+	// One that was stopped since may have been the last one armed.
+	for _, a := range []*simApp{l.server, l.client} {
+		if l.lean && a != nil {
+			for _, loop := range a.engine.Loops() {
+				a.timer(loop, time.Millisecond, func() {})
+			}
+		}
+	}
+	l.w.RunFor(100*time.Millisecond + time.Duration(l.lateness()))
+	for _, a := range []*simApp{l.server, l.client} {
+		if !l.lean || a == nil || slices.ContainsFunc(a.all, func(s *simConn) bool { return s.marked && !s.closed }) {
+			return // what is about to end has one
+		}
+	}
+	for _, k := range []*sim.Kernel{l.kServer, l.kClient} {
+		if k != nil && k.Armed() > 0 {
+			l.problem("nothing has a deadline, and %d timers are armed", k.Armed())
+		}
+	}
 }
 
 // full reports whether MaxConns, derived from the limit of descriptors, or
@@ -721,39 +900,6 @@ func (l *simLife) full(a *simApp) bool {
 		return true
 	}
 	return l.kServer.Files()+4 >= files
-}
-
-// farEnd returns the connection of the other engine that s is connected to, if
-// it has introduced itself.
-func (l *simLife) farEnd(s *simConn) *simConn { return l.senders[s.in.sender] }
-
-// checkVerdict checks that a dead peer was found in time.
-func (l *simLife) checkVerdict(s *simConn, now int64) {
-	n := s.peer
-	if n == nil || !n.verdictDue() {
-		return
-	}
-	since := max(n.badSince, s.openedAt)
-	if n.kind != peerDeaf {
-		// What its kernel still had counts as a sign of life.
-		since = max(since, n.p.LastArrival())
-	}
-	due := since + int64(s.app.liveness.WorstCase())
-	if s.marked {
-		due = max(due, s.markedAt+int64(s.app.linger()))
-	}
-	// It is read late if the loop is.
-	due += int64(s.app.limits.Tick) + l.lateness()
-	closed := s.closedAt
-	if !s.closed {
-		closed = now
-	}
-	if closed > due {
-		l.problem("%s: %v was bad for %v until connection %d ended, want at most %v",
-			s.app.name, n, time.Duration(closed-since), s.key, time.Duration(due-since))
-	} else if s.closed && s.err != nil && s.err.Reason.Timeout() {
-		l.seen["verdict in time: "+simKindNames[n.kind]]++
-	}
 }
 
 // checkEnd checks the accounts after everything has ended.
@@ -780,7 +926,16 @@ func (l *simLife) checkEnd(a *simApp) {
 	if a.inCallback != 0 {
 		l.problem("%s: %d callbacks have not ended", a.name, a.inCallback)
 	}
+	st := a.engine.Stats()
+	if st.Held != 0 {
+		l.problem("%s: %d bytes are held after the end", a.name, st.Held)
+	}
+	if w := st.Work; w.Active != 0 || w.Queued != 0 || w.Refused != a.work.busy || !a.ordered && w.Done != a.work.tasks {
+		l.problem("%s: Do took %d tasks and refused %d, its Stats are %+v", a.name, a.work.tasks, a.work.busy, w)
+	}
+	a.checkMembers()
 	for _, s := range a.all {
+		l.checkDone(s)
 		if s.err != nil {
 			l.checkAccounts(s)
 		}
@@ -790,27 +945,38 @@ func (l *simLife) checkEnd(a *simApp) {
 // checkAccounts checks that every message that Send took was delivered, or is
 // counted as lost.
 func (l *simLife) checkAccounts(s *simConn) {
-	handed := s.accepted + s.taken - uint32(s.err.Evidence.Unsent)
-	var received uint32
+	handed := int(s.accepted+s.taken) - s.err.Evidence.Unsent
+	// Of the broadcasts on their way to it when it ended, nobody knows how many
+	// it was offered.
+	var received, casts int
 	var all bool // the peer has read all that was handed to the kernel
 	switch far := l.farEnd(s); {
 	case s.peer != nil:
-		received = s.peer.in.next + s.peer.frames
+		received, casts = int(s.peer.in.next+s.peer.frames), int(s.peer.castsIn.count)
 		all = s.peer.sawEnd() || s.peer.reading && s.err.Evidence.Unacked == 0 && s.peer.ended != nil
 		// What the peer had sent before a clean end was received.
-		if s.err.Reason == engine.PeerClosed && !s.marked && s.in.next != s.peer.sent {
+		if s.err.Reason == engine.PeerClosed && !s.marked && !s.peer.junk && s.in.next != s.peer.sent {
 			l.problem("%s: connection %d closed with %v, having received %d of the %d messages of %v",
 				s.app.name, s.key, s.err, s.in.next, s.peer.sent, s.peer)
 		}
+		// So was, before a reset, what had come by then.
+		switch s.err.Reason {
+		case engine.PeerReset, engine.KernelTimeout, engine.Unreachable:
+			if least := s.peer.delivered(); !s.marked && !s.peer.junk && s.in.next < least {
+				l.problem("%s: connection %d closed with %v, having received %d messages, but %d of %v had come",
+					s.app.name, s.key, s.err, s.in.next, least, s.peer)
+			}
+			l.seen["accounts: before a reset"]++
+		}
 	case far != nil && far.in.sender == s.key:
-		received = far.in.next + far.frames
+		received, casts = int(far.in.next+far.frames), int(far.castsIn.count)
 		all = far.err != nil && far.err.Reason == engine.PeerClosed && !far.marked && far.err.Err == nil
 	default:
 		return
 	}
-	if received > handed || all && received < handed {
-		l.problem("%s: connection %d, closed with %v, has sent %d messages of which %d were handed to the kernel; its peer %v got %d",
-			s.app.name, s.key, s.err, s.accepted+s.taken, handed, s.peer, received)
+	if received+casts > handed+s.due.total || all && received < handed {
+		l.problem("%s: connection %d, closed with %v, has sent %d messages and up to %d broadcasts, of which %d were not handed to the kernel; its peer %v got %d and %d",
+			s.app.name, s.key, s.err, s.accepted+s.taken, s.due.total, s.err.Evidence.Unsent, s.peer, received, casts)
 	}
 	if all {
 		l.seen["accounts: exact"]++
@@ -842,6 +1008,7 @@ func simMustHappen() (list []string) {
 	for _, r := range []engine.Reason{
 		engine.PeerClosed, engine.PeerReset, engine.Unreachable, engine.KernelTimeout, engine.HeartbeatLost,
 		engine.Deaf, engine.Idle, engine.ProtocolError, engine.FrameTooLarge, engine.Local, engine.Panic, engine.Shutdown,
+		engine.SlowConsumer, engine.HandshakeTimeout, engine.FrameTimeout, engine.Overloaded,
 	} {
 		list = append(list, "reason: "+r.String())
 	}
@@ -851,14 +1018,29 @@ func simMustHappen() (list []string) {
 	for _, name := range simOrderNames {
 		list = append(list, "order: "+name)
 	}
-	for _, k := range []simKind{peerVanisher, peerRebooter, peerUnreachable, peerFrozen, peerDeaf, peerUnreading} {
+	for _, k := range []simKind{
+		peerVanisher, peerRebooter, peerUnreachable, peerFrozen, peerDeaf, peerUnreading, peerStaller, peerMute, peerHeld,
+	} {
 		list = append(list, "verdict in time: "+simKindNames[k])
 	}
 	return append(list,
 		"app: ErrBacklog", "app: Writable", "app: Open fails", "app: Open panics", "app: Open ends its goroutine",
-		"app: Close panics", "app: Close ends its goroutine", "app: Open closes",
-		"accounts: exact", "accounts: messages unsent", "peer: told to go away", "frame: 129",
-		"dial: succeeded", "dial: failed", "dial: given up", "life: Listen fails",
+		"app: Close panics", "app: Close ends its goroutine", "app: Open closes", "app: ErrBusy", "app: out of budget",
+		"app: release panics",
+		"accounts: exact", "accounts: messages unsent", "accounts: before a reset",
+		"peer: told to go away", "peer: a byte at a time", "frame: of the application's",
+		"dial: succeeded", "dial: failed", "dial: given up",
+		"life: Listen fails", "life: flood of connects", "life: ordered", "life: crowd", "life: lean",
 		"life: Shutdown at once", "life: Shutdown in a hurry", "life: Shutdown gracefully", "life: Serve's context ends",
+		"pause: timer", "pause: other goroutine", "pause: post", "pause: forgotten",
+		"paused: the peer resets", "paused: the peer ends its stream", "paused: the peer vanishes", "paused: the peer floods",
+		"paused: the peer waits",
+		"EOF: answers and closes", "EOF: answers late", "EOF: answers by a task", "EOF: aborts", "EOF: stays",
+		"task: echoes", "task: blocks", "task: has another one", "task: posts", "task: closes", "task: panics",
+		"task: ends its goroutine", "task: pauses", "task: blocks for long",
+		"broadcast: out of budget", "group: dropped", "probe: out of budget", "probe: backlog is full",
+		"slow consumer: no room for a broadcast", "slow consumer: drain rate", "overloaded: not read",
+		"door: evicted", "door: rate limit", "door: Allow panics", "door: Allow ends its goroutine", "door: Allow refuses", "door: PerPrefix refuses",
+		"door: one too many from its prefix", "door: one more from its prefix", "run-down: dismissed",
 	)
 }

@@ -3,6 +3,8 @@ package engine_test
 import (
 	"fmt"
 	"io"
+	"net/netip"
+	"sort"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/codec"
@@ -37,13 +39,17 @@ const (
 	peerOutage  // cut off for less than Tolerance
 	peerBulk    // sends so much at once that a loop must take turns
 	peerStaller // begins a frame and never ends it
+	peerMute    // never sends a whole frame
+	peerRandom  // sends random bytes
+	peerSipper  // reads little by little
+	peerHeld    // has itself paused, and then does what one must notice
 	lastKind
 )
 
 var simKindNames = [lastKind]string{
 	"healthy", "silent", "trickler", "closer", "half-closer", "unread closer", "resetter", "stubborn", "vanisher",
 	"rebooter", "unreachable", "frozen", "napper", "deaf", "unreading", "malformed", "too large", "cut off", "fleeing",
-	"outage", "bulk", "staller",
+	"outage", "bulk", "staller", "mute", "random", "sipper", "held",
 }
 
 // simPeer is a scripted peer that speaks the codec.
@@ -58,17 +64,38 @@ type simPeer struct {
 
 	buf      []byte
 	in       simStream
+	castsIn  simCastsIn
 	frames   uint32 // frames of kind simFrame received
+	bytesIn  int64  // of messages and those frames
 	sent     uint32
-	answers  bool   // answers heartbeats
-	within   bool   // a frame, of which the rest is to come
-	held     []byte // what may only be sent after that
-	reading  bool   // reads to the end, whatever comes
-	finished bool   // does not send any more
+	bytes    int64   // sent
+	ends     []int64 // where each message ends in them
+	answers  bool    // answers heartbeats
+	within   bool    // a frame, of which the rest is to come
+	held     []byte  // what may only be sent after that
+	reading  bool    // reads to the end, whatever comes
+	finished bool    // does not send any more
+	junk     bool    // what it sends is random
 	ended    error
+	arrivals []simArrival // of bytes at its kernel
 
-	allowed  simReasons
-	badSince int64 // since when a verdict is due; 0: it is not
+	from      netip.Addr // where it comes from; zero: from where nobody else does
+	unwelcome bool       // Allow refuses it
+	probes    bool       // it came to see whether there is room
+
+	allowed   simReasons
+	badSince  int64         // since when a verdict is due; 0: it is not
+	stalledAt int64         // since when a frame is not continued; 0: it is
+	finAt     int64         // when it ended its stream
+	resetAt   int64         // when it reset the connection
+	tasksThen int           // that were given by then
+	pausedFor time.Duration // for which it, or its link, stood still
+}
+
+// simArrival is some bytes that have come.
+type simArrival struct {
+	at int64
+	n  int
 }
 
 func (n *simPeer) String() string {
@@ -85,6 +112,9 @@ func (n *simPeer) start(p *sim.Peer) {
 		n.ended = err
 		n.finished = true
 	}
+	if n.app.limits.Backlog.DrainWindow > 0 {
+		p.OnArrival = func(now int64, k int) { n.arrivals = append(n.arrivals, simArrival{now, k}) }
+	}
 	n.l.seen["peer: "+simKindNames[n.kind]]++
 }
 
@@ -95,20 +125,23 @@ func (n *simPeer) run() {
 	tolerance := liveness.Tolerance()
 	life := 1 + l.wait(l.active)
 	n.beat()
+	if n.app.door.FirstFrame > 0 && n.kind != peerMute {
+		n.heartbeat(n.codec.AppendPing(nil, codec.Beat{}))
+	}
 	switch n.kind {
 	case peerHealthy, peerResetter, peerVanisher, peerRebooter, peerUnreachable, peerFrozen, peerNapper, peerCloser,
-		peerHalfCloser, peerUnreadCloser, peerOutage, peerStubborn, peerUnreading:
+		peerHalfCloser, peerUnreadCloser, peerOutage, peerStubborn, peerUnreading, peerSipper, peerHeld:
 		n.chat(l.active)
 	}
 	switch n.kind {
 	case peerBulk:
-		var b []byte
-		for len(b) < int(l.buffers.Min)*3/4 {
-			b = append(b, n.frame(orderNothing, 32<<10)...)
+		var frames [][]byte
+		for size := 0; size < int(l.buffers.Min)*3/4; size += 32 << 10 {
+			frames = append(frames, n.frame(orderNothing, 32<<10))
 		}
 		l.kServer.Stall(50 * time.Millisecond) // until all of it has arrived
 		l.spent += int64(50 * time.Millisecond)
-		p.Send(b)
+		n.put(frames...)
 	case peerTrickler:
 		n.trickle(n.frame(orderEcho, simHeader+l.pick(40)), 3)
 	case peerCloser:
@@ -117,34 +150,40 @@ func (n *simPeer) run() {
 		p.After(life, func() {
 			if l.pick(2) == 0 {
 				// What it is to get waits for a while.
-				p.Send(n.frame(orderFlood, simHeader))
+				n.put(n.frame(orderFlood, simHeader))
 				p.Pause()
-				l.w.After(l.wait(300e6), p.Resume)
+				d := l.wait(300e6)
+				n.standsStill(d)
+				l.w.After(d, p.Resume)
+			}
+			if l.pick(2) == 0 {
+				n.put(n.frame(orderDo, simHeader))
 			}
 			n.finish()
 			p.CloseWrite()
+			if l.pick(3) == 0 {
+				p.After(l.wait(200e6), n.reset)
+			}
 		})
 	case peerUnreadCloser:
 		p.After(life, func() {
 			n.reading = false
 			p.Pause()
-			p.Send(n.frame(orderBurst, simHeader))
+			n.put(n.frame(orderBurst, simHeader))
 			n.finish()
 			p.After(l.wait(100e6), p.Close)
 		})
 	case peerResetter:
 		p.After(life, func() {
 			n.finish()
-			n.reading = false
-			n.allowed |= reasons(engine.PeerReset)
-			p.Reset()
+			n.reset()
 		})
 	case peerStubborn:
 		p.HalfOpen = true
 		if l.pick(2) == 0 {
 			p.Every(200*time.Millisecond, func() {
 				if l.busy() {
-					p.Send(n.frame(orderNothing, simHeader))
+					n.put(n.frame(orderNothing, simHeader))
 				}
 			})
 		}
@@ -170,26 +209,34 @@ func (n *simPeer) run() {
 		p.After(life, func() { n.bad(); p.Freeze() })
 	case peerNapper:
 		if tolerance > 0 {
-			nap := min(tolerance, l.active)
+			nap := l.wait(min(tolerance, l.active))
 			p.After(life, func() {
+				n.standsStill(nap)
 				p.Freeze()
-				l.w.After(l.wait(nap), p.Thaw)
+				l.w.After(nap, p.Thaw)
 			})
 		}
 	case peerOutage:
 		if tolerance > 0 && l.cfg.UserTimeout == 0 {
-			outage := min(tolerance, l.active)
-			p.After(life, func() { p.Outage(l.wait(outage)) })
+			outage := l.wait(min(tolerance, l.active))
+			p.After(life, func() {
+				n.standsStill(2*outage + 400*time.Millisecond) // until TCP tries again
+				p.Outage(outage)
+			})
 		}
 	case peerDeaf:
 		n.bad()
 		n.reading = true
-		p.Every(max(liveness.Interval/2, 100*time.Millisecond), func() { p.Send(n.frame(orderNothing, simHeader)) })
+		p.Every(max(liveness.Interval/2, 100*time.Millisecond), func() { n.put(n.frame(orderNothing, simHeader)) })
 	case peerUnreading:
 		p.After(life, func() {
 			n.bad()
 			p.Pause()
-			p.Send(n.frame(orderFlood, simHeader))
+			n.put(n.frame(orderFlood, simHeader))
+			for range l.pick(4) {
+				n.put(n.frame([]simOrder{orderFlood, orderCast, orderCastAll, orderProbe, orderOwned}[l.pick(5)], simHeader))
+			}
+			l.w.After(100*time.Millisecond, n.expectDrain)
 		})
 	case peerMalformed:
 		p.After(life, func() {
@@ -197,34 +244,142 @@ func (n *simPeer) run() {
 			n.allowed |= reasons(engine.ProtocolError, engine.PeerReset)
 			if l.lengthField {
 				n.allowed |= reasons(engine.FrameTooLarge)
-				p.Send([]byte{0xff, 1, 2, 3, 4})
+				n.raw([]byte{0xff, 1, 2, 3, 4})
 			} else {
-				p.Send([]byte{0, 0, 1, 0x7f, 0})
+				n.raw([]byte{0, 0, 1, 0x7f, 0})
 			}
 		})
 	case peerTooLarge:
 		p.After(life, func() {
 			n.finish()
 			n.allowed |= reasons(engine.FrameTooLarge, engine.PeerReset)
-			p.Send([]byte{0xff, 0xff, 0xff, 0, 1})
+			n.raw([]byte{0xff, 0xff, 0xff, 0, 1})
 		})
 	case peerStaller:
-		p.After(life, func() {
-			f := n.frame(orderEcho, simHeader+100)
-			n.sent--
-			n.bad()
-			n.reading = true
-			p.Send(f[:1+l.pick(len(f)-1)])
-		})
+		p.After(life, n.stall)
+	case peerMute:
+		n.bad()
+		n.reading = true
+		n.allowed |= reasons(engine.HandshakeTimeout)
+		if l.pick(2) == 0 {
+			n.stall()
+		}
+	case peerRandom:
+		p.After(life, n.babble)
+	case peerSipper:
+		n.allowed |= reasons(engine.HeartbeatLost, engine.Deaf, engine.Idle)
+		n.reading = false
+		p.Pause()
+		each := 64 + l.pick(2000)
+		p.Every(time.Duration(20+l.pick(80))*time.Millisecond, func() { p.Sip(each) })
+		for range l.pick(3) {
+			p.After(l.wait(l.active), func() {
+				if !n.finished {
+					n.put(n.frame([]simOrder{orderFlood, orderCast, orderCastAll, orderProbe}[l.pick(4)], simHeader))
+				}
+			})
+		}
+	case peerHeld:
+		p.After(life, n.hold)
 	case peerCutOff:
 		p.After(life, func() {
 			f := n.frame(orderEcho, simHeader+100)
 			n.sent--
 			n.finish()
-			p.Send(f[:1+l.pick(len(f)-1)])
+			n.raw(f[:1+l.pick(len(f)-1)])
 			p.CloseWrite()
 		})
 	}
+}
+
+// stall begins a frame, and sends no more of it, or a byte now and then.
+func (n *simPeer) stall() {
+	l, p := n.l, n.p
+	var before []byte
+	if n.kind == peerStaller && l.pick(3) == 0 {
+		before = n.frame(orderPause, simHeader)
+		n.ends = append(n.ends, n.bytes+int64(len(before)))
+	}
+	f := n.frame(orderEcho, simHeader+l.pick(300))
+	n.sent--
+	n.bad()
+	n.reading = true
+	n.stalledAt = l.w.Now()
+	cut := 1 + l.pick(len(f)-1)
+	if l.pick(2) == 0 {
+		n.raw(append(before, f[:cut]...))
+		return
+	}
+	n.raw(append(before, f[0]))
+	l.seen["peer: a byte at a time"]++
+	rest := f[1 : len(f)-1]
+	every := 1 + l.wait(200*time.Millisecond)
+	var drip func()
+	drip = func() {
+		if len(rest) > 0 {
+			n.raw(rest[:1])
+			rest = rest[1:]
+			p.After(every, drip)
+		}
+	}
+	p.After(every, drip)
+}
+
+// babble sends random bytes.
+func (n *simPeer) babble() {
+	l := n.l
+	n.junk = true
+	n.bad()
+	n.reading = true
+	n.allowed |= reasons(engine.ProtocolError, engine.FrameTooLarge, engine.PeerClosed, engine.PeerReset)
+	b := make([]byte, 1+l.pick(300))
+	for i := range b {
+		b[i] = byte(l.pick(256))
+	}
+	if l.pick(2) == 0 { // a length that is not absurd
+		clear(b[:min(len(b), 2)])
+	}
+	n.raw(b)
+	if l.pick(3) == 0 {
+		n.p.After(l.wait(100e6), n.p.Close)
+	}
+}
+
+// hold has itself paused, and then goes on in one of the ways that somebody has
+// to notice who does not read.
+func (n *simPeer) hold() {
+	l, p := n.l, n.p
+	if n.finished {
+		return
+	}
+	n.put(n.frame(orderPause, simHeader))
+	p.After(10*time.Millisecond+l.wait(60*time.Millisecond), func() {
+		if n.finished {
+			return
+		}
+		what := l.pick(5)
+		if n.conn != nil && n.conn.pause.held {
+			l.seen["paused: the peer "+[]string{"resets", "ends its stream", "vanishes", "floods", "waits"}[what]]++
+		}
+		n.put(n.frame(orderEcho, simHeader), n.frame(orderEcho, simHeader+l.pick(2000)))
+		switch what {
+		case 0:
+			p.After(l.wait(20*time.Millisecond), func() {
+				n.finish()
+				n.reset()
+			})
+		case 1:
+			n.finish()
+			p.CloseWrite()
+		case 2:
+			n.bad()
+			p.Vanish()
+		case 3:
+			for size := 0; size < 60<<10; size += 4 << 10 {
+				n.put(n.frame(orderEcho, 4<<10))
+			}
+		}
+	})
 }
 
 // beat makes the peer send heartbeats of its own, where the engine waits for
@@ -240,7 +395,7 @@ func (n *simPeer) beat() {
 	case props.Directed && (n.kind == peerSilent || n.l.pick(3) > 0):
 		return // it is asked
 	}
-	if every == 0 || n.kind == peerDeaf {
+	if every == 0 || n.kind == peerDeaf || n.kind == peerMute {
 		return
 	}
 	n.p.Every(every+1, func() {
@@ -251,7 +406,18 @@ func (n *simPeer) beat() {
 // finish notes that the peer says no more and ends the connection.
 func (n *simPeer) finish() {
 	n.finished = true
+	n.finAt = n.l.w.Now()
+	if n.conn != nil {
+		n.tasksThen = n.conn.tasks
+	}
 	n.allowed |= reasons(engine.PeerClosed, engine.PeerReset)
+}
+
+// reset ends the connection at once.
+func (n *simPeer) reset() {
+	n.reading = false
+	n.resetAt = n.l.w.Now()
+	n.p.Reset()
 }
 
 // bad notes that from now on a verdict is due.
@@ -259,9 +425,20 @@ func (n *simPeer) bad() {
 	n.finished = true
 	n.reading = false
 	n.badSince = n.l.w.Now()
-	n.allowed |= reasons(engine.HeartbeatLost, engine.Deaf, engine.Idle, engine.FrameTimeout, engine.SlowConsumer)
+	n.allowed |= reasons(engine.HeartbeatLost, engine.Deaf, engine.Idle, engine.FrameTimeout)
 	if n.l.cfg.UserTimeout > 0 || n.l.cfg.KeepAlive > 0 {
 		n.allowed |= reasons(engine.KernelTimeout)
+	}
+}
+
+// standsStill notes that what the peer is to send or to read takes d longer.
+func (n *simPeer) standsStill(d time.Duration) {
+	n.pausedFor += d
+	if limit := n.app.frameTimeout(); n.pausedFor >= limit-100*time.Millisecond {
+		n.allowed |= reasons(engine.FrameTimeout)
+	}
+	if first := n.app.door.FirstFrame; first > 0 && n.pausedFor >= first-100*time.Millisecond {
+		n.allowed |= reasons(engine.HandshakeTimeout)
 	}
 }
 
@@ -276,6 +453,29 @@ func (n *simPeer) frame(order simOrder, size int) []byte {
 	return b
 }
 
+// put sends messages.
+func (n *simPeer) put(frames ...[]byte) {
+	var b []byte
+	for _, f := range frames {
+		b = append(b, f...)
+		n.ends = append(n.ends, n.bytes+int64(len(b)))
+	}
+	n.raw(b)
+}
+
+// raw sends bytes.
+func (n *simPeer) raw(b []byte) {
+	n.bytes += int64(len(b))
+	n.p.Send(b)
+}
+
+// delivered returns how many of its messages have reached the engine's kernel
+// whole.
+func (n *simPeer) delivered() uint32 {
+	got := n.p.Delivered()
+	return uint32(sort.Search(len(n.ends), func(i int) bool { return n.ends[i] > got }))
+}
+
 // chat sends some messages within d.
 func (n *simPeer) chat(d time.Duration) {
 	l := n.l
@@ -284,15 +484,15 @@ func (n *simPeer) chat(d time.Duration) {
 			if n.finished || !l.busy() {
 				return
 			}
-			var b []byte
+			var frames [][]byte
 			for range 1 + l.pick(4) {
 				size := simHeader + l.pick(200)
 				if l.pick(15) == 0 {
 					size = l.bigSize()
 				}
-				b = append(b, n.frame(l.order(), size)...)
+				frames = append(frames, n.frame(l.order(), size))
 			}
-			n.p.Send(b)
+			n.put(frames...)
 		})
 	}
 }
@@ -304,7 +504,8 @@ func (n *simPeer) trickle(b []byte, more int) {
 	}
 	if len(b) == 0 {
 		n.within = false
-		n.p.Send(n.held)
+		n.ends = append(n.ends, n.bytes)
+		n.raw(n.held)
 		n.held = nil
 		if more == 0 {
 			return
@@ -314,7 +515,7 @@ func (n *simPeer) trickle(b []byte, more int) {
 	}
 	n.within = true
 	k := 1 + n.l.pick(min(len(b), 9))
-	n.p.Send(b[:k])
+	n.raw(b[:k])
 	n.p.After(n.l.wait(30e6), func() { n.trickle(b[k:], more) })
 }
 
@@ -325,7 +526,7 @@ func (n *simPeer) heartbeat(b []byte) {
 	case n.within:
 		n.held = append(n.held, b...)
 	default:
-		n.p.Send(b)
+		n.raw(b)
 	}
 }
 
@@ -350,25 +551,40 @@ func (n *simPeer) data(b []byte) {
 				n.heartbeat(n.codec.AppendPong(nil, f.Payload))
 			}
 		case codec.Data:
-			m, err := decodeSimMessage(f.Payload)
-			if err == nil {
-				err = n.in.receive(m)
-			}
-			if err == nil && n.conn != nil && n.conn.key != m.sender {
-				err = fmt.Errorf("a message of connection %d, but %d is its far end", m.sender, n.conn.key)
-			}
-			if err != nil {
+			if err := n.message(f.Payload); err != nil {
 				l.problem("%v: %v", n, err)
 				n.buf = nil
 				return
 			}
+			n.bytesIn += int64(used)
 		case simFrame:
 			n.frames++
+			n.bytesIn += int64(used)
 		case codec.GoAway:
 			l.seen["peer: told to go away"]++
+			if g, err := codec.ParseGoAway(f.Payload); err != nil || g.RetryAfter != n.app.limits.RetryAfter {
+				l.problem("%v is told to come back after %v (%v), want %v", n, g.RetryAfter, err, n.app.limits.RetryAfter)
+			}
 		}
 		n.buf = n.buf[used:]
 	}
+}
+
+func (n *simPeer) message(payload []byte) error {
+	m, err := decodeSimMessage(payload)
+	if err != nil {
+		return err
+	}
+	if g := n.l.casts[m.sender]; g != nil {
+		return n.castsIn.receive(g, m, n.conn)
+	}
+	if err := n.in.receive(m); err != nil {
+		return err
+	}
+	if n.conn != nil && n.conn.key != m.sender {
+		return fmt.Errorf("a message of connection %d, but %d is its far end", m.sender, n.conn.key)
+	}
+	return nil
 }
 
 // wellBehaved reports whether nothing the peer did may end the connection.

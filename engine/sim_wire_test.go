@@ -46,13 +46,24 @@ const (
 	orderSequence
 	orderLookup
 	orderControl
+	orderPause
+	orderPauses
+	orderOwned
+	orderDo
+	orderChain
+	orderJoin
+	orderLeave
+	orderCast
+	orderCastAll
+	orderProbe
 	lastOrder
 )
 
 var simOrderNames = [lastOrder]string{
 	"nothing", "echo", "burst", "broadcast", "close", "abort", "close another", "abort another", "post", "panic",
 	"Goexit", "big answer", "timer", "send to another", "slow handler", "panic in a post", "Goexit in a post",
-	"flood", "post to the loop", "order of posts", "look up", "application frame",
+	"flood", "post to the loop", "order of posts", "look up", "application frame", "pause", "pause and resume", "lent payload",
+	"tasks", "chain of tasks", "join a group", "leave a group", "broadcast to a group", "broadcast to all", "probe for room",
 }
 
 // simFiller is where filler is cut from; it has no short period.
@@ -76,6 +87,9 @@ func (m simMessage) filler(yield func([]byte) bool) {
 		left -= len(b)
 	}
 }
+
+// wire is the length of a message as a frame of either codec.
+func (m simMessage) wire() int { return m.size + 4 }
 
 func (m simMessage) encode() []byte {
 	b := make([]byte, simHeader, m.size)

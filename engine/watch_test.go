@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -74,7 +75,7 @@ func (k *clockKernel) Now() int64 {
 func blockHere(hold <-chan struct{}) { <-hold }
 
 // A callback that blocks its loop is logged once, with the loop and a stack that
-// names who blocks, and counted; the next one again. The other loop is not
+// names who blocks, and counted; the next one again. The other loops are not
 // reported.
 func TestBlockedLoopIsReported(t *testing.T) {
 	ways := map[string]func(t *testing.T, c *engine.Conn, peer net.Conn, hold chan struct{}){
@@ -101,7 +102,7 @@ func TestBlockedLoopIsReported(t *testing.T) {
 					_ = c.Send(p)
 				},
 			}, heartbeat.Config{})
-			cfg.Loops = 2
+			cfg.Loops = 4
 			cfg.BlockedAfter = 20 * time.Millisecond
 			cfg.Logger = slog.New(book)
 			srv := serve(t, cfg)
@@ -146,24 +147,36 @@ func TestBlockedLoopIsReported(t *testing.T) {
 	}
 }
 
-// A function that blocks right behind the watch's own letter is reported, too.
+// A function that blocks right behind the watch's own letter is reported, too,
+// whether it was there when the letter was taken or came later.
 func TestNextBlockIsReported(t *testing.T) {
-	book := new(logBook)
-	cfg := listenOne(engine.Handler{}, heartbeat.Config{})
-	cfg.Loops = 1
-	cfg.BlockedAfter = 20 * time.Millisecond
-	cfg.Logger = slog.New(book)
-	srv := serve(t, cfg)
-	first, second := make(chan struct{}), make(chan struct{})
-	defer close(second)
-	_ = srv.Loops()[0].Post(func() { blockHere(first) })
-	eventually(t, "the first one is reported", func() bool { return len(book.of(blockedLoop)) == 1 })
-	// Whether the loop still serves others is what the watch waits to see.
-	_ = srv.Loops()[0].Post(func() { blockHere(second) })
-	close(first)
-	eventually(t, "the one behind it is reported", func() bool { return len(book.of(blockedLoop)) == 2 })
-	if n := srv.Stats().Total.Blocked; n != 2 {
-		t.Errorf("%d counted, want 2", n)
+	for _, later := range []bool{false, true} {
+		t.Run(fmt.Sprintf("later %v", later), func(t *testing.T) {
+			book := new(logBook)
+			cfg := listenOne(engine.Handler{}, heartbeat.Config{})
+			cfg.Loops = 1
+			cfg.BlockedAfter = 200 * time.Millisecond
+			cfg.Logger = slog.New(book)
+			srv := serve(t, cfg)
+			loop := srv.Loops()[0]
+			begun, first, second := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			defer close(second)
+			block := func() { blockHere(second) }
+			_ = loop.Post(func() { close(begun); blockHere(first) })
+			within(t, "the first one begins", begun)
+			if later { // this is in front of the letter, and what it posts is behind it
+				_ = loop.Post(func() { _ = loop.Post(block) })
+			}
+			eventually(t, "the first one is reported", func() bool { return len(book.of(blockedLoop)) == 1 })
+			if !later {
+				_ = loop.Post(block)
+			}
+			close(first)
+			eventually(t, "the one behind it is reported", func() bool { return len(book.of(blockedLoop)) == 2 })
+			if n := srv.Stats().Total.Blocked; n != 2 {
+				t.Errorf("%d counted, want 2", n)
+			}
+		})
 	}
 }
 

@@ -525,33 +525,92 @@ func TestQueueFullForTooLong(t *testing.T) {
 // A pause that a worker lifts while the loop is still at the event that caused it
 // strands no frame: rounds of a few frames are answered, however short the pause.
 func TestPauseLiftedAtOnce(t *testing.T) {
-	const rounds, frames = 2000, 4
-	cfg := listenOne(engine.Ordered(engine.Handler{Message: echo}), heartbeat.Config{})
+	for name, test := range map[string]struct{ rounds, size int }{
+		"read together":    {2000, 1},
+		"one frame a read": {300, 64<<10 - 4}, // which leaves nothing in our buffer
+	} {
+		t.Run(name, func(t *testing.T) {
+			const frames = 4
+			cfg := listenOne(engine.Ordered(engine.Handler{
+				Message: func(c *engine.Conn, p []byte) { _ = c.Send(p[:1]) },
+			}), heartbeat.Config{})
+			cfg.Work.Queue = 1
+			srv := serve(t, cfg)
+			var b, want []byte
+			for i := range frames {
+				b = append(b, frame(t, codec.Data, bytes.Repeat([]byte{byte(i)}, test.size))...)
+				want = append(want, frame(t, codec.Data, []byte{byte(i)})...)
+			}
+			var peers sync.WaitGroup
+			for range 4 {
+				peer := rawDial(t, srv)
+				peers.Go(func() {
+					answer := make([]byte, len(want))
+					for round := range test.rounds {
+						_ = peer.SetDeadline(time.Now().Add(20 * time.Second))
+						if _, err := peer.Write(b); err != nil {
+							t.Error(err)
+							return
+						}
+						if n, err := io.ReadFull(peer, answer); err != nil || !bytes.Equal(answer, want) {
+							t.Errorf("round %d: %d of %d bytes are answered: %v", round, n, len(want), err)
+							return
+						}
+					}
+				})
+			}
+			peers.Wait()
+		})
+	}
+}
+
+// The same when the peer's end of stream is right behind the frames. They are as
+// many as one read takes, so that it takes a moment to put aside what a pause
+// leaves of them.
+func TestPauseLiftedAtEndOfStream(t *testing.T) {
+	const rounds, frames, size = 300, 60, 1000
+	ended := make(chan error, 4*rounds)
+	cfg := listenOne(engine.Ordered(engine.Handler{
+		Message: func(c *engine.Conn, p []byte) { _ = c.Send(p[:1]) },
+		Close:   func(_ *engine.Conn, err error) { ended <- err },
+	}), heartbeat.Config{})
 	cfg.Work.Queue = 1
 	srv := serve(t, cfg)
+	var b, want []byte
+	for i := range frames {
+		b = append(b, frame(t, codec.Data, bytes.Repeat([]byte{byte(i)}, size))...)
+		want = append(want, frame(t, codec.Data, []byte{byte(i)})...)
+	}
 	var peers sync.WaitGroup
 	for range 4 {
-		peer := rawDial(t, srv)
 		peers.Go(func() {
-			var b []byte
-			for i := range frames {
-				b = append(b, frame(t, codec.Data, []byte{byte(i)})...)
-			}
-			answer := make([]byte, len(b))
-			for round := range rounds {
-				_ = peer.SetDeadline(time.Now().Add(20 * time.Second))
-				if _, err := peer.Write(b); err != nil {
+			for range rounds {
+				peer, err := net.Dial("tcp", srv.Addrs()[0][len("tcp://"):])
+				if err != nil {
 					t.Error(err)
 					return
 				}
-				if n, err := io.ReadFull(peer, answer); err != nil || !bytes.Equal(answer, b) {
-					t.Errorf("round %d: %d of %d bytes are answered: %v", round, n, len(b), err)
+				_ = peer.SetDeadline(time.Now().Add(20 * time.Second))
+				_, _ = peer.Write(b)
+				_ = peer.(*net.TCPConn).CloseWrite()
+				answer, err := io.ReadAll(peer)
+				_ = peer.Close()
+				if err != nil || !bytes.Equal(answer, want) {
+					t.Errorf("%d of %d bytes are answered: %v", len(answer), len(want), err)
 					return
 				}
 			}
 		})
 	}
 	peers.Wait()
+	for range 4 * rounds {
+		if t.Failed() {
+			break
+		}
+		if err := within(t, "Close", ended); errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Error(err)
+		}
+	}
 }
 
 // All callbacks of an Ordered handler but Open run on workers, in the order of
@@ -975,7 +1034,7 @@ func TestDoWhileClosing(t *testing.T) {
 		c := connOf(t, srv, peer)
 		l := c.Get().(*life)
 		var givers sync.WaitGroup
-		for range 2 {
+		for range 16 {
 			givers.Go(func() {
 				for {
 					switch err := c.Do(func() {
@@ -1034,24 +1093,25 @@ func TestDoAfterClose(t *testing.T) {
 }
 
 // A connection whose peer has ended its stream stays open until its tasks are
-// done, so that their answers arrive; and no longer than MaxPause.
+// done, so that their answers arrive, and then ends by itself.
 func TestTasksAfterEndOfStream(t *testing.T) {
 	const tasks = 10
 	cs := newCloses()
-	hold := make(chan struct{})
+	var ran atomic.Int64
 	cfg := listenOne(engine.Handler{
 		Message: func(c *engine.Conn, p []byte) {
-			if string(p) == "block" {
-				_ = c.Do(func() { <-hold })
-				return
-			}
 			for i := range tasks {
-				_ = c.Do(func() { time.Sleep(5 * time.Millisecond); _ = c.Send([]byte{byte(i)}) })
+				_ = c.Do(func() {
+					time.Sleep(5 * time.Millisecond)
+					_ = c.Send([]byte{byte(i)})
+					time.Sleep(5 * time.Millisecond) // the loop has sent it by then
+					ran.Add(1)
+				})
 			}
 		},
 		Close: cs.note,
 	}, heartbeat.Config{})
-	cfg.MaxPause = 2 * time.Second
+	cfg.MaxPause = -1
 	srv := serve(t, cfg)
 	peer := rawDial(t, srv)
 	write(t, peer, frame(t, codec.Data, []byte("answer")))
@@ -1063,9 +1123,23 @@ func TestTasksAfterEndOfStream(t *testing.T) {
 		t.Errorf("after the last answer: %v", err)
 	}
 	cs.reason(t, engine.PeerClosed)
+	if n := ran.Load(); n != tasks {
+		t.Errorf("it ended with %d of %d tasks done", n, tasks)
+	}
+}
 
+// Nor does it stay open for longer than MaxPause, if a task does not end.
+func TestBlockedTaskAfterEndOfStream(t *testing.T) {
+	cs := newCloses()
+	hold := make(chan struct{})
 	defer close(hold)
-	peer = rawDial(t, srv)
+	cfg := listenOne(engine.Handler{
+		Message: func(c *engine.Conn, p []byte) { _ = c.Do(func() { <-hold }) },
+		Close:   cs.note,
+	}, heartbeat.Config{})
+	cfg.MaxPause = 300 * time.Millisecond
+	srv := serve(t, cfg)
+	peer := rawDial(t, srv)
 	began := time.Now()
 	write(t, peer, frame(t, codec.Data, []byte("block")))
 	_ = peer.CloseWrite()
@@ -1117,6 +1191,45 @@ func TestShutdownWaitsForTasks(t *testing.T) {
 	}
 	if w := srv.Stats().Work; w.Active != 0 || w.Queued != 0 {
 		t.Errorf("after Shutdown: %+v", w)
+	}
+}
+
+// Nothing that was taken runs after Shutdown has returned, whoever gives tasks
+// meanwhile.
+func TestDoDuringShutdown(t *testing.T) {
+	for range 100 {
+		cs := newCloses()
+		srv := serve(t, listenOne(engine.Handler{Close: cs.note}, heartbeat.Config{}))
+		peer := rawDial(t, srv)
+		c := connOf(t, srv, peer)
+		var taken atomic.Int64
+		var givers sync.WaitGroup
+		for range 8 {
+			givers.Go(func() {
+				for {
+					switch err := c.Do(func() {}); {
+					case err == nil:
+						taken.Add(1)
+					case errors.Is(err, engine.ErrBusy):
+						runtime.Gosched()
+					default:
+						return
+					}
+				}
+			})
+		}
+		leaveWhenTold([]net.Conn{peer})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		err := srv.Shutdown(ctx)
+		w := srv.Stats().Work
+		cancel()
+		if err != nil {
+			t.Fatalf("Shutdown: %v", err)
+		}
+		givers.Wait()
+		if w.Active != 0 || w.Queued != 0 || int64(w.Done) != taken.Load() {
+			t.Fatalf("%d tasks taken; when Shutdown had returned: %+v", taken.Load(), w)
+		}
 	}
 }
 

@@ -37,6 +37,7 @@ func (b *backlog) push(p *outbuf) {
 		p.release()
 		return
 	}
+	p = p.fitted()
 	b.bufs = append(b.bufs, p)
 	b.bytes += len(p.b)
 	b.cost += p.cost()
@@ -48,7 +49,9 @@ func (b *backlog) push(p *outbuf) {
 func (b *backlog) pushBeat(encode func(dst []byte) []byte) {
 	if p := b.beats; p != nil {
 		if before := len(p.b); before < maxBeats {
+			b.cost -= p.cost()
 			p.add(encode(p.b), control)
+			b.cost += p.cost()
 			b.bytes += len(p.b) - before
 		}
 		return
@@ -86,7 +89,9 @@ func (b *backlog) nextBoundary() (at int) {
 				whole++
 			}
 		}
+		b.cost -= first.cost()
 		first.b, first.ends = first.b[:cut], first.ends[:whole]
+		b.cost += first.cost()
 		b.bufs = slices.Insert(b.bufs, 1, rest)
 		b.cost += rest.cost()
 		if cut == b.off { // all of it is written
@@ -285,20 +290,16 @@ func (c *Conn) drainOverdue() {
 	}
 	limits := &c.loop.core.limits.Backlog
 	progress := b.taken
-	if progress < limits.leastDrain() {
-		unacked := c.loop.core.kernel.Info(int(c.fd)).Unacked
-		if b.unacked > 0 || unacked < 0 {
-			progress += b.unacked - max(unacked, 0)
-			if progress < limits.leastDrain() {
-				c.hard = true
-				c.kill(SlowConsumer, fmt.Errorf("the peer took %d bytes in %v: %w", max(progress, 0), limits.DrainWindow, os.ErrDeadlineExceeded))
-				return
-			}
+	unacked := c.loop.core.kernel.Info(int(c.fd)).Unacked
+	if progress < limits.leastDrain() && (b.unacked > 0 || unacked < 0) {
+		progress += b.unacked - max(unacked, 0)
+		if progress < limits.leastDrain() {
+			c.hard = true
+			c.kill(SlowConsumer, fmt.Errorf("the peer took %d bytes in %v: %w", max(progress, 0), limits.DrainWindow, os.ErrDeadlineExceeded))
+			return
 		}
-		b.unacked = unacked
-	} else {
-		b.unacked = 0
 	}
+	b.unacked = unacked // so that a peer that stops is found in the window that follows
 	c.watchDrain(b)
 }
 

@@ -86,6 +86,12 @@ func (p *Process) kill()      { _ = p.signal(-p.PID(), unix.SIGKILL) }
 // Collect sends the collect signal of package control.
 func (p *Process) Collect() error { return p.signal(p.PID(), unix.SIGUSR1) }
 
+// Suspend stops the process, with all its threads, until Continue.
+func (p *Process) Suspend() error { return p.signal(p.PID(), unix.SIGSTOP) }
+
+// Continue ends what Suspend began.
+func (p *Process) Continue() error { return p.signal(p.PID(), unix.SIGCONT) }
+
 // Memory returns what the process occupies now. The kernel's quick counters
 // are kept per processor and may be off by hundreds of kilobytes, so the page
 // tables are walked instead; only Peak is a counter.

@@ -192,6 +192,32 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// A suspended process does nothing, and goes on where it was.
+func TestSuspend(t *testing.T) {
+	p := shell(t, proc.AnyCPU, "echo ready; read x; echo on")
+	if _, err := p.Line(limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Suspend(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.CloseStdin(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := p.Line(100 * time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a suspended process says %q (%v)", line, err)
+	}
+	if err := p.Continue(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := p.Line(limit); line != "on" || err != nil {
+		t.Errorf("after Continue: %q, %v", line, err)
+	}
+	if err := p.Wait(limit); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStartFails(t *testing.T) {
 	_, err := proc.Start(t.Context(), proc.Command{Argv: []string{filepath.Join(t.TempDir(), "nothing")}, CPU: proc.AnyCPU})
 	if !errors.Is(err, os.ErrNotExist) {

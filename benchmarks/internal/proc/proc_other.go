@@ -16,6 +16,12 @@ func (p *Process) kill()           {}
 // Collect sends the collect signal of package control.
 func (p *Process) Collect() error { return errLinux }
 
+// Suspend stops the process until Continue.
+func (p *Process) Suspend() error { return errLinux }
+
+// Continue ends what Suspend began.
+func (p *Process) Continue() error { return errLinux }
+
 // Memory returns what the process occupies now.
 func (p *Process) Memory() (Usage, error) { return Usage{}, errLinux }
 

@@ -50,6 +50,7 @@ type Kernel struct {
 	pollers    []*poller
 	stallUntil int64
 	maxLate    int64
+	accepts    []int64 // when each connection was accepted
 }
 
 // Machine adds a machine to the world.
@@ -116,6 +117,26 @@ func (k *Kernel) MaxLate() time.Duration {
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
 	return time.Duration(k.maxLate)
+}
+
+// Accepts returns when each connection so far was accepted, in order.
+func (k *Kernel) Accepts() []int64 {
+	k.w.mu.Lock()
+	defer k.w.mu.Unlock()
+	return append([]int64(nil), k.accepts...)
+}
+
+// Armed returns how many of the machine's pollers have a timer that is yet to
+// expire, or to be reported.
+func (k *Kernel) Armed() (n int) {
+	k.w.mu.Lock()
+	defer k.w.mu.Unlock()
+	for _, p := range k.pollers {
+		if !p.closed && (p.timer != 0 || p.expired) {
+			n++
+		}
+	}
+	return n
 }
 
 // Outage cuts the machine off for d; what is sent meanwhile arrives later.
@@ -367,6 +388,7 @@ func (k *Kernel) accept(fd int) (int, netip.AddrPort, error) {
 	if f.reg != nil {
 		f.reg.idle = 0
 	}
+	k.accepts = append(k.accepts, k.w.now)
 	return k.installSocket(s), s.remote, nil
 }
 
@@ -465,9 +487,10 @@ func (k *Kernel) Read(fd int, p []byte) (int, error) {
 }
 
 func (k *Kernel) read(s *sock, p []byte) (int, error) {
-	// What has been there for a while cannot be as if it came later.
+	// What has been there for a while cannot be as if it came later, and nothing
+	// comes after a reset.
 	const moment = int64(time.Millisecond)
-	if have := min(len(p), s.rcv.len()); have > 0 && k.w.now-s.rcvdAt < moment {
+	if have := min(len(p), s.rcv.len()); have > 0 && k.w.now-s.rcvdAt < moment && !s.dead {
 		if k.w.chance(k.cfg.Faults.AgainRead) {
 			k.w.counts[cAgainRead]++
 			k.w.later(s.file, in)

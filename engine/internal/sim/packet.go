@@ -175,6 +175,9 @@ func (s *sock) receive(p *packet) {
 		s.rcvd += int64(len(p.data))
 		s.rcvdAt = w.now
 		p.from.arrived = w.now
+		if s.peer != nil && s.peer.OnArrival != nil {
+			s.peer.OnArrival(w.now, len(p.data))
+		}
 		w.xmit(s, ack)
 		s.notify(in)
 	case fin:

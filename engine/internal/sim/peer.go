@@ -24,6 +24,9 @@ type Peer struct {
 	// OnClose says, once, how reading ended: io.EOF, or the errno of a reset,
 	// a refusal or a timeout.
 	OnClose func(err error)
+	// OnArrival is told how many bytes have just reached the peer's kernel,
+	// whether or not the peer reads them. It must not call the simulation.
+	OnArrival func(now int64, n int)
 	// HalfOpen keeps the connection after the other side's FIN. Otherwise the
 	// peer closes, too.
 	HalfOpen bool
@@ -224,6 +227,27 @@ func (p *Peer) Pause() { p.do(func() { p.paused = true }) }
 // Resume undoes Pause.
 func (p *Peer) Resume() { p.do(func() { p.paused = false; p.kick() }) }
 
+// Sip reads once, at most n bytes, paused or not.
+func (p *Peer) Sip(n int) {
+	p.do(func() {
+		if p.frozen || p.ended || !p.connected {
+			return
+		}
+		b := make([]byte, n)
+		n, err := p.s.read(b)
+		switch {
+		case n > 0:
+			if p.OnData != nil {
+				p.call(func() { p.OnData(b[:n]) })
+			}
+		case err == nil:
+			p.end(io.EOF)
+		case err != sys.EAGAIN:
+			p.end(err)
+		}
+	})
+}
+
 // Freeze stops the program, as SIGSTOP does: its kernel still acknowledges.
 func (p *Peer) Freeze() { p.do(func() { p.frozen = true; p.w.counts[cFreeze]++ }) }
 
@@ -332,6 +356,17 @@ func (p *Peer) LastArrival() int64 {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	return p.s.arrived
+}
+
+// Delivered returns how many bytes of ours have reached the other side's kernel.
+// What has can be read there, even after a reset.
+func (p *Peer) Delivered() int64 {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	if p.s.other == nil {
+		return 0
+	}
+	return p.s.other.rcvd
 }
 
 // Local returns the peer's own address, by which an engine knows it.
