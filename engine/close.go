@@ -55,6 +55,15 @@ func (c *Conn) beginDrain(reason Reason, err error) {
 		l.wheel.Stop(c.timer)
 	}
 	c.timer = l.arm(l.tickOf(l.after(l.linger)), uint32(c.fd))
+	if c.paused && !c.eof {
+		// The peer's own end of stream is behind what nobody has read.
+		c.paused = false
+		if err := l.poller.Resume(int(c.fd), c.writing); err != nil {
+			c.kill(Unknown, err)
+			return
+		}
+		c.remind()
+	}
 }
 
 // phaseTimedOut ends what took longer than it may.

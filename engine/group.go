@@ -244,7 +244,13 @@ func (b *broadcast) distribute(l *Loop, members func(l *Loop, f func(*Conn))) {
 	defer b.drop()
 	members(l, func(c *Conn) {
 		l.stats.broadcasts.Add(1)
-		if !c.offer(b) {
+		taken := true
+		if c.profile.shared {
+			taken = c.offer(b)
+		} else {
+			l.call(c, func() { taken = c.offer(b) }) // its codec is the application's
+		}
+		if !taken {
 			c.hard = true
 			c.kill(SlowConsumer, errHard)
 		}
@@ -264,11 +270,10 @@ const copyBelow = 512
 func (c *Conn) offer(b *broadcast) (taken bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock() // even if an application's codec panics
-	switch err := c.admit(c.loop.core.limits.Backlog.Hard); err {
-	case nil:
-	case ErrClosed:
+	switch {
+	case c.state.Load()&closing != 0:
 		return true // it ends anyway
-	default:
+	case int(c.queued) >= c.loop.core.limits.Backlog.Hard:
 		return false
 	}
 	for _, f := range b.frames {

@@ -272,6 +272,35 @@ func TestPauseAndLiveness(t *testing.T) {
 	}
 }
 
+// Close of a paused connection is as orderly as any: what the peer sent and
+// nobody read does not stand between us and its end of stream.
+func TestCloseDuringPause(t *testing.T) {
+	cs := newCloses()
+	opened := new(conns)
+	cfg := listenOne(engine.Handler{Open: func(c *engine.Conn) error { _ = opened.open(c); return c.Pause() }, Close: cs.note}, heartbeat.Config{})
+	cfg.Linger = 30 * time.Second
+	srv := serve(t, cfg)
+	peer := rawDial(t, srv)
+	c := opened.wait(t, 1)[0]
+	for i := range 10 {
+		write(t, peer, numbered(t, i, 1000))
+	}
+	if err := c.Send([]byte("farewell")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, peer, frame(t, codec.Data, []byte("farewell")))
+	if n, err := peer.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatalf("after the farewell: %d, %v", n, err)
+	}
+	_ = peer.Close()
+	if ce := cs.reason(t, engine.Local); ce.Err != nil {
+		t.Errorf("ended with %v", ce)
+	}
+}
+
 // A pause has a maximum.
 func TestMaxPause(t *testing.T) {
 	cs := newCloses()

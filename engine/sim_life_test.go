@@ -265,12 +265,6 @@ func (l *simLife) summary() string {
 		l.codec, l.server.liveness, l.server.limits, l.server.door, l.server.ordered, l.server.answers, l.calm)
 }
 
-// thrifty reports whether an engine has a small Budget. What counts towards it
-// is the capacity of pooled buffers, which is not a matter of the seed.
-func (l *simLife) thrifty() bool {
-	return l.server.limits.Budget > 0 || l.client != nil && l.client.limits.Budget > 0
-}
-
 func (l *simLife) newApp(name string) *simApp {
 	a := &simApp{
 		l: l, name: name, limits: l.limits(), reasons: make(map[engine.Reason]uint64),

@@ -41,7 +41,7 @@ func fdsMode(smoke bool) fdsConfig {
 		Rate: 500, Factor: 10, Flood: 20 * time.Second, Smoke: smoke, progress: os.Stderr,
 	}
 	if smoke {
-		c.Files, c.Crowd, c.Untouched, c.Calm, c.Hold, c.Rate, c.Flood = 700, 400, 20, time.Second, 3*time.Second, 200, time.Second
+		c.Files, c.Crowd, c.Untouched, c.Calm, c.Hold, c.Rate, c.Flood = 700, 400, 20, time.Second, 3*time.Second, 200, 600*time.Millisecond
 	}
 	return c
 }
@@ -82,9 +82,9 @@ func (c fdsConfig) run(ctx context.Context) (findings, error) {
 	own := base
 	own.Listeners, own.Limits.Loops = []string{"tcp4://127.0.0.1:0"}, 1
 	spread := base
-	spread.Listeners, spread.Limits.Loops = []string{"tcp4://127.0.0.1:0"}, 4
+	spread.Listeners, spread.Limits.Loops = []string{"tcp4://127.0.0.1:0"}, 2
 	handed := base
-	handed.Limits.Loops = 4 // its one listener is the first loop's
+	handed.Limits.Loops = 2 // its one listener is the first loop's
 	flooded := base
 	flooded.Listeners, flooded.Limits.Loops, flooded.Rate = []string{"tcp4://127.0.0.1:0"}, 2, c.Rate
 	for _, p := range []struct {
@@ -93,11 +93,11 @@ func (c fdsConfig) run(ctx context.Context) (findings, error) {
 		do          func(*fdsPart, context.Context, *rig, serverConfig) error
 	}{
 		{"own listener", "one loop and its own TCP listener", own, c.exhaust},
-		{"own listeners of several loops", "four loops, each with a TCP listener of its own; the kernel spreads the connections", spread, c.exhaust},
-		{"hand-over", "four loops and one Unix listener, which is the first loop's: it accepts all and hands most over", handed, c.exhaust},
+		{"own listeners of two loops", "two loops, each with a TCP listener of its own; the kernel spreads the connections", spread, c.exhaust},
+		{"hand-over", "two loops and one Unix listener, which is the first loop's: it accepts all and hands half of them over", handed, c.exhaust},
 		{"connect flood", fmt.Sprintf("%d× as many connects as are accepted, %d a second", c.Factor, c.Rate), flooded, c.flood},
 	} {
-		if c.Smoke && p.server.Limits.Loops == 4 && len(p.server.Listeners) > 0 {
+		if c.Smoke && p.server.Listeners != nil && p.server.Limits.Loops > 1 && p.server.Rate == 0 {
 			continue // much like the first
 		}
 		part := &fdsPart{Name: p.name, About: p.about}

@@ -41,7 +41,7 @@ func main() {
 		set := false
 		flag.Visit(func(f *flag.Flag) { set = set || f.Name == "duration" })
 		if !set {
-			*duration = 12 * time.Second
+			*duration = 10 * time.Second
 		}
 		if *out == "" {
 			*out = results.None

@@ -532,6 +532,12 @@ func (s *soak) judge() {
 	add(holds(s.after.Heap <= s.before.Heap+slackHeap, fmt.Sprintf("objects on the heap return (slack %d MiB)", slackHeap>>20), "%.1f → %.1f MiB", mib(s.before.Heap), mib(s.after.Heap)))
 	add(holds(s.after.Goroutines <= s.before.Goroutines+slackGoroutines, fmt.Sprintf("goroutines return (slack %d)", slackGoroutines), "%d → %d", s.before.Goroutines, s.after.Goroutines))
 	add(holds(s.after.Files <= s.before.Files+slackFiles, "descriptors return", "%d → %d", s.before.Files, s.after.Files))
+	held := int64(0)
+	for _, x := range s.samples {
+		held = max(held, x.Held)
+	}
+	budget := s.config.Server.Limits.Budget
+	add(holds(held <= budget+slackHeap, fmt.Sprintf("held output stays within the budget (slack %d MiB)", slackHeap>>20), "at most %.1f of %.1f MiB", mib(held), mib(budget)))
 	add(holds(s.last.Held == 0, "held output returns to 0", "%d bytes", s.last.Held))
 	add(holds(s.last.Owned == s.last.OwnedBack, "every lent payload was given back", "%d of %d", s.last.OwnedBack, s.last.Owned))
 	add(holds(s.last.Work.Queued == 0 && s.last.Work.Active == 0 && s.last.Nevers == 0, "no task is left", "%d queued, %d workers, %d that never return", s.last.Work.Queued, s.last.Work.Active, s.last.Nevers))
