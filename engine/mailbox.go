@@ -67,6 +67,13 @@ func (m *mailbox) take(empty []letter) []letter {
 	return taken
 }
 
+// waiting reports whether anything was posted that was not taken.
+func (m *mailbox) waiting() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.letters) > 0
+}
+
 // rearm notes that no wake-up is in flight, so that the next post or poke makes
 // one: it has come, or a Goexit has lost it.
 func (m *mailbox) rearm() {

@@ -126,7 +126,7 @@ func (p *probe) served(l *Loop) {
 	p.sent, p.reported = 0, false
 	// The letter itself was an event, of which nothing need be known. What is
 	// behind it counts again, and so does the next event.
-	p.kicked = l.batchNext < len(l.batch)
+	p.kicked = l.batchNext < len(l.batch) || l.mail.waiting()
 	l.watchAt = 0
 }
 

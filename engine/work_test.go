@@ -564,11 +564,10 @@ func TestPauseLiftedAtOnce(t *testing.T) {
 	}
 }
 
-// The same when the peer's end of stream is right behind the frames. They are as
-// many as one read takes, so that it takes a moment to put aside what a pause
-// leaves of them.
+// The same when the peer's end of stream is right behind the frames, which are
+// large enough for it to take a moment to put aside what a pause leaves of them.
 func TestPauseLiftedAtEndOfStream(t *testing.T) {
-	const rounds, frames, size = 300, 60, 1000
+	const rounds, frames, size = 300, 30, 1000
 	ended := make(chan error, 4*rounds)
 	cfg := listenOne(engine.Ordered(engine.Handler{
 		Message: func(c *engine.Conn, p []byte) { _ = c.Send(p[:1]) },
