@@ -240,7 +240,7 @@ func TestWorkersAreBusy(t *testing.T) {
 		best = max(best, busy)
 		tasks := after.Done - before.Done
 		t.Logf("busy for %.1f %% of a second: %d tasks of %v", 100*busy, tasks, (after.Busy-before.Busy)/time.Duration(max(tasks, 1)))
-		if busy > 1.05 {
+		if busy > 1.5 { // what was begun before the second counts, too
 			t.Errorf("workers were busy for %.1f %% of the time", 100*busy)
 		}
 		if atLeast := time.Duration(tasks) * time.Millisecond; after.Busy-before.Busy < atLeast {
