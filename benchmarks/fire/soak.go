@@ -222,7 +222,7 @@ func (s *soak) sampleOn() (stop func()) {
 			t, sc, lc := now(), processorTimeOf(pid), processorTimeOf(s.steady.proc.PID())+processorTimeOf(s.nasty.proc.PID())
 			if at > 0 {
 				x.ServerCPU = float64(sc-server) / float64(t-at)
-				x.LoadCPU = float64(lc-load) / float64(t-at)
+				x.LoadCPU = max(float64(lc-load), 0) / float64(t-at) // it may have ended
 			}
 			at, server, load = t, sc, lc
 			x.At = float64(t-s.begun) / 1e9
