@@ -80,6 +80,8 @@ type outbuf struct {
 	lent *loan
 	// continues: the frame began in the outbuf before.
 	continues bool
+	// controls is where the last control frame among messages ends in b.
+	controls int
 	// next is the following one in Conn.pending, where the last is followed by
 	// the first; otherwise nil.
 	next *outbuf
@@ -137,7 +139,7 @@ func (p *outbuf) release() {
 		return
 	}
 	if cap(p.b) <= maxPooledOutbuf {
-		p.b, p.ends = p.b[:0], p.ends[:0]
+		p.b, p.ends, p.controls = p.b[:0], p.ends[:0], 0
 		outbufs.Put(p)
 	}
 }
@@ -164,6 +166,8 @@ func (p *outbuf) fitted() *outbuf {
 	q := &outbuf{
 		b:    append(make([]byte, 0, max(len(p.b), outbufSize)), p.b...),
 		ends: append(make([]uint32, 0, max(len(p.ends), 16)), p.ends...),
+
+		controls: p.controls,
 	}
 	p.release()
 	return q
@@ -173,6 +177,13 @@ func (p *outbuf) fitted() *outbuf {
 func (p *outbuf) add(b []byte, kind uint32) {
 	p.b = b
 	p.ends = append(p.ends, uint32(len(b))<<1|kind)
+}
+
+// addControl enters a control frame like add, so that those that follow find
+// their place behind it.
+func (p *outbuf) addControl(b []byte) {
+	p.add(b, control)
+	p.controls = len(b)
 }
 
 // frames counts the frames that end within b[from:to], to included.

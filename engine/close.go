@@ -91,7 +91,7 @@ func (c *Conn) goAway() {
 		payload := codec.GoAwayPayload{RetryAfter: c.loop.core.limits.RetryAfter}.Append(nil)
 		if b, err := c.codec.Append(p.b, codec.GoAway, payload); err == nil {
 			c.queued += int32(len(b) - len(p.b))
-			p.add(b, control)
+			p.addControl(b)
 		}
 	})
 }

@@ -452,3 +452,71 @@ func TestBeatsBehindBacklog(t *testing.T) {
 		}
 	}
 }
+
+// Answers that wait come in the order of the questions, also when the first were
+// written into one buffer with data before there was a backlog. No answer waits
+// for data that was sent after that before it.
+func TestAnswersKeepTheirOrder(t *testing.T) {
+	big := make([]byte, 900<<10)
+	for _, before := range []int{0, 1, 3} { // answers in the first buffer
+		t.Run(fmt.Sprint(before), func(t *testing.T) {
+			opened := new(conns)
+			cfg := listenOne(engine.Handler{
+				Open:    opened.open,
+				Message: func(c *engine.Conn, payload []byte) { _ = c.Send(big[:len(big)-int(payload[0])]) },
+			}, heartbeat.Config{})
+			cfg.SendBuffer = 64 << 10
+			cfg.Backlog.High = 16 << 20
+			srv := serve(t, cfg)
+			peer := rawDial(t, srv)
+			_ = peer.SetReadBuffer(readBuffer)
+			c := opened.wait(t, 1)[0]
+
+			// One segment, so that it is one event: data, answers, and data.
+			asked := 0
+			ask := func() []byte {
+				asked++
+				return frame(t, codec.Ping, fmt.Appendf(nil, "%012d", asked))
+			}
+			first := frame(t, codec.Data, []byte{0})
+			for range before {
+				first = append(first, ask()...)
+			}
+			write(t, peer, append(first, frame(t, codec.Data, []byte{1})...))
+			eventually(t, "there is a backlog", func() bool {
+				info := make(chan engine.Info, 1)
+				if c.Post(func() { info <- c.Info() }) != nil {
+					t.Fatal("closed")
+				}
+				return (<-info).Backlog > len(big)
+			})
+			for range 3 {
+				write(t, peer, ask())
+			}
+			eventually(t, "the pings are in", func() bool { return srv.Stats().Total.PingsIn == uint64(asked) })
+
+			answered, data := 0, 0
+			for answered < asked || data < 2 {
+				var h [4]byte
+				if _, err := io.ReadFull(peer, h[:]); err != nil {
+					t.Fatal(err)
+				}
+				b := make([]byte, int(h[0])<<16|int(h[1])<<8|int(h[2]))
+				if _, err := io.ReadFull(peer, b); err != nil {
+					t.Fatal(err)
+				}
+				if codec.Kind(h[3]) == codec.Data {
+					data++
+					continue
+				}
+				answered++
+				if want := fmt.Sprintf("%012d", answered); string(b) != want {
+					t.Fatalf("answer %s, want %s", b, want)
+				}
+				if data > 1 {
+					t.Errorf("answer %d came behind data that was sent after the first answers", answered)
+				}
+			}
+		})
+	}
+}

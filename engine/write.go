@@ -29,7 +29,10 @@ type backlog struct {
 	// beats is the one of bufs that holds heartbeats, and nothing else; nil:
 	// none does.
 	beats *outbuf
-	iov   [][]byte
+	// controls is the last of the others that holds control frames, which were
+	// sent before there was a backlog; nil: none does.
+	controls *outbuf
+	iov      [][]byte
 }
 
 func (b *backlog) push(p *outbuf) {
@@ -41,6 +44,9 @@ func (b *backlog) push(p *outbuf) {
 	b.bufs = append(b.bufs, p)
 	b.bytes += len(p.b)
 	b.cost += p.cost()
+	if p.controls > 0 {
+		b.controls = p
+	}
 }
 
 // pushBeat appends a heartbeat behind those that wait, or puts it at the next
@@ -65,45 +71,55 @@ func (b *backlog) pushBeat(encode func(dst []byte) []byte) {
 	b.bytes += len(p.b)
 	b.cost += p.cost()
 	b.beats = p
-	b.bufs = slices.Insert(b.bufs, b.nextBoundary(), p)
+	at, from := 0, b.off
+	if b.controls != nil {
+		if at = slices.Index(b.bufs, b.controls); at > 0 {
+			from = 0
+		}
+		from = max(from, b.controls.controls)
+	}
+	b.bufs = slices.Insert(b.bufs, b.boundary(at, from), p)
 }
 
-// nextBoundary returns before which of bufs a frame can go in, as early as
-// possible, and makes it so that one ends there.
-func (b *backlog) nextBoundary() (at int) {
-	first := b.bufs[0]
-	cut := first.boundary(b.off)
+// boundary returns before which of bufs a frame can go in, as early as possible
+// but not before byte from of bufs[at], and makes it so that one ends there.
+func (b *backlog) boundary(at, from int) int {
+	p := b.bufs[at]
+	cut := p.boundary(from)
 	switch {
 	case cut == 0:
-		return 0
-	case cut < len(first.b):
-		// The rest of the first buffer gets one of its own. A copy, but one a
+		return at
+	case cut < len(p.b):
+		// The rest of the buffer gets one of its own. A copy, but one a
 		// heartbeat, not one a message.
 		rest := getOutbuf()
-		rest.b = append(rest.b, first.b[cut:]...)
+		rest.b = append(rest.b, p.b[cut:]...)
 		whole := 0
-		for _, end := range first.ends {
+		for _, end := range p.ends {
 			if int(end>>1) > cut {
 				rest.ends = append(rest.ends, end-uint32(cut)<<1)
 			} else {
 				whole++
 			}
 		}
-		b.cost -= first.cost()
-		first.b, first.ends = first.b[:cut], first.ends[:whole]
-		b.cost += first.cost()
-		b.bufs = slices.Insert(b.bufs, 1, rest)
+		b.cost -= p.cost()
+		p.b, p.ends = p.b[:cut], p.ends[:whole]
+		b.cost += p.cost()
+		b.bufs = slices.Insert(b.bufs, at+1, rest)
 		b.cost += rest.cost()
-		if cut == b.off { // all of it is written
-			b.cost -= first.cost()
-			first.release()
+		if at == 0 && cut == b.off { // all of it is written
+			b.cost -= p.cost()
+			if p == b.controls {
+				b.controls = nil
+			}
+			p.release()
 			b.bufs = slices.Delete(b.bufs, 0, 1)
 			b.off = 0
 			return 0
 		}
-		return 1
+		return at + 1
 	}
-	for at = 1; at < len(b.bufs) && b.bufs[at].continues; at++ {
+	for at++; at < len(b.bufs) && b.bufs[at].continues; at++ {
 	}
 	return at
 }
@@ -136,6 +152,9 @@ func (b *backlog) written(n int) (frames int) {
 		if to == len(p.b) {
 			if p == b.beats {
 				b.beats = nil
+			}
+			if p == b.controls {
+				b.controls = nil
 			}
 			b.cost -= p.cost()
 			p.release()
@@ -355,6 +374,6 @@ func (c *Conn) sendBeat(encode func(dst []byte) []byte) {
 	}
 	p := c.pending.writable()
 	before := len(p.b)
-	p.add(encode(p.b), control)
+	p.addControl(encode(p.b))
 	c.queued += int32(len(p.b) - before)
 }
