@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,7 @@ func newClientOn(k kernel, cfg ClientConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
+	co.promise(nil)
 	cl := &Client{core: co, profile: p}
 	return cl, cl.start()
 }
@@ -278,6 +280,10 @@ func (cl *Client) Broadcast(payload []byte) error { return cl.broadcast(payload)
 func (cl *Client) Explain(ctx context.Context, id ID) (*Explanation, error) {
 	return cl.explain(ctx, id)
 }
+
+// Promises returns what the configuration promises about dead servers and live
+// ones.
+func (cl *Client) Promises() []Promise { return slices.Clone(cl.promises) }
 
 // Stats returns what the loops have counted. It is cheap, and waits for none
 // of them.

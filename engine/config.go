@@ -156,6 +156,16 @@ type Limits struct {
 	// RetryAfter is what a Shutdown asks peers to wait before they connect
 	// again, where the codec can tell them.
 	RetryAfter time.Duration
+	// PingRate is how many pings a second are sent at most while peers answer.
+	// Where more fall due at once, after an outage, say, some are sent earlier,
+	// never later, so that they part. That works as long as there is a quarter to
+	// spare: beyond it, some are sent when they are due. The queries that follow
+	// an unanswered one are not counted. MaxConns connections must not need more,
+	// each with a ping per Interval or Speak. 0: no limit; the first pings of
+	// connections that are opened at once are spread over the interval even so.
+	PingRate int
+	// Outage keeps a failure of our own network from ending everybody at once.
+	Outage Outage
 	// StallCap is how much of every two minutes the loop may be found stalled
 	// (stopped, starved, or held up by a handler) without that time counting
 	// against its peers. 0: one minute. Negative: stalls count against peers.
@@ -278,6 +288,7 @@ func (l Limits) withDefaults(files int) (Limits, error) {
 	refuse(l.RunDown < 0, "RunDown is %d, want at least 0", l.RunDown)
 	refuse(l.RetryAfter < 0, "RetryAfter is %v, want at least 0", l.RetryAfter)
 
+	refuse(l.PingRate < 0, "PingRate is %d, want at least 0", l.PingRate)
 	refuse(l.Linger < 0, "Linger is %v, want at least 0", l.Linger)
 	l.Linger = cmp.Or(l.Linger, defaultLinger)
 	l.DrainTimeout = cmp.Or(l.DrainTimeout, defaultDrain)

@@ -113,6 +113,8 @@ const (
 	pausedByWork
 	// identified: Identify was called.
 	identified
+	// pingPlaced: its liveness timer has a place in a slot of the pacer's.
+	pingPlaced
 )
 
 // newConn enters a descriptor into the table. It returns nil, and has given
@@ -156,11 +158,15 @@ func (l *Loop) leave(remote netip.AddrPort) {
 func (l *Loop) enter(c *Conn) {
 	c.phase = open
 	c.since = l.now
+	l.heard = l.beat
 	c.state.Or(scheduled | opened)
 	l.stats.opened.Add(1)
 	plan := c.profile.plan
 	c.heart.Start(plan, l.beat, l.core.kernel.Random())
 	action, next := c.heart.Poll(plan, l.beat)
+	if l.pacer.width > 0 {
+		next, _ = c.pace(plan, next, false)
+	}
 	c.timer = l.arm(l.beatTick(next), uint32(c.fd))
 	if d := l.core.admission.FirstFrame; d > 0 {
 		c.guard(guardFirstFrame, d)

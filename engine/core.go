@@ -20,8 +20,9 @@ type core struct {
 	log    *slog.Logger
 	loops  []*Loop
 	conns  table
-	// profiles are those of all connections.
+	// profiles are those of all connections, and promises what they promise.
 	profiles   []*profile
+	promises   []Promise
 	admission  admission
 	workers    workers
 	groups     groups
@@ -44,7 +45,10 @@ type core struct {
 func newCore(k kernel, limits Limits, adm Admission, profiles []*profile, log *slog.Logger) (*core, error) {
 	limits, err := limits.withDefaults(k.MaxFiles())
 	adm, err2 := adm.withDefaults()
-	if err = errors.Join(err, err2); err != nil {
+	if err = errors.Join(err, err2); err == nil {
+		err = errors.Join(limits.checkPingRate(profiles), limits.Outage.check(profiles), limits.checkTick(profiles))
+	}
+	if err != nil {
 		return nil, err
 	}
 	if log == nil {

@@ -96,6 +96,10 @@ func (c *Conn) overdue(action heartbeat.Action) {
 	action, next := c.heart.Poll(plan, l.beat)
 	switch action {
 	case heartbeat.Lost:
+		if until, wait := l.presumes(c); wait {
+			c.waitOut(until)
+			return
+		}
 		c.hard = true
 		c.kill(HeartbeatLost, nil)
 	case heartbeat.Deaf:

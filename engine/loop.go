@@ -49,6 +49,10 @@ type Loop struct {
 	probe   probe // of watch
 	watchAt int64 // from when on an event is worth a word to it
 
+	pacer  pacer
+	heard  int64 // when anything was last read or accepted, on beat's clock
+	outage presumedOutage
+
 	// Timers.
 	wheel  *timingwheel.Wheel
 	armed  int64 // what the poller's timer is set to; never: it is not
@@ -92,6 +96,13 @@ func newLoop(co *core, index int) (*Loop, error) {
 	if co.limits.BlockedAfter < 0 {
 		l.watchAt = never
 	}
+	l.heard = l.beat
+	rate, longest := float64(co.limits.PingRate)/float64(co.limits.Loops), time.Duration(0)
+	for _, p := range co.profiles {
+		_, most := p.pingSpan()
+		longest = max(longest, most)
+	}
+	l.pacer = newPacer(rate, longest, co.limits.Tick)
 	l.stall = stallMeter{cap: int64(max(co.limits.StallCap, 0))}
 	l.wheel = timingwheel.New(uint64(l.now / l.tick))
 	return l, nil

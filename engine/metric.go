@@ -35,6 +35,7 @@ var loopMetrics = []struct {
 	{"pings_in_total", "Heartbeats received, other than answers.", true, func(s *LoopStats) float64 { return float64(s.PingsIn) }},
 	{"pongs_in_total", "Answers to heartbeats received.", true, func(s *LoopStats) float64 { return float64(s.PongsIn) }},
 	{"pings_ignored_total", "Pings not answered because there were too many.", true, func(s *LoopStats) float64 { return float64(s.PingsIgnored) }},
+	{"outages_total", "Times that an outage on our side was presumed.", true, func(s *LoopStats) float64 { return float64(s.Outages) }},
 	{"broadcasts_total", "Deliveries of broadcasts.", true, func(s *LoopStats) float64 { return float64(s.Broadcasts) }},
 	{"pauses_total", "Times that reading a connection was stopped.", true, func(s *LoopStats) float64 { return float64(s.Pauses) }},
 	{"accept_errors_total", "Failed accepts.", true, func(s *LoopStats) float64 { return float64(s.AcceptErrors) }},

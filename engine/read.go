@@ -41,6 +41,7 @@ func (c *Conn) readInput(toEnd bool) {
 			}
 			return
 		}
+		l.heard = l.beat
 		if n == 0 {
 			c.inputEnded()
 			return

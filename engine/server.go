@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 
 	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
@@ -62,6 +63,7 @@ func listen(k kernel, cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	co.promise(srv.Addrs())
 	return srv, nil
 }
 
@@ -142,6 +144,10 @@ func (s *Server) Broadcast(payload []byte) error { return s.broadcast(payload) }
 func (s *Server) Explain(ctx context.Context, id ID) (*Explanation, error) {
 	return s.explain(ctx, id)
 }
+
+// Promises returns what the configuration of each listener promises about dead
+// peers and live ones.
+func (s *Server) Promises() []Promise { return slices.Clone(s.promises) }
 
 // Stats returns what the loops have counted. It is cheap, and waits for none
 // of them.

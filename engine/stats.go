@@ -40,6 +40,10 @@ type LoopStats struct {
 	// more than 100 a second.
 	PingsIgnored uint64
 
+	// Outages counts how often an outage on our side was presumed
+	// (Limits.Outage).
+	Outages uint64
+
 	Broadcasts uint64 // deliveries of broadcasts, one for each connection
 	Pauses     uint64 // how often reading a connection was stopped
 
@@ -74,6 +78,7 @@ type loopStats struct {
 	pongsIn    atomic.Uint64
 
 	pingsIgnored atomic.Uint64
+	outages      atomic.Uint64
 
 	calls      atomic.Uint64 // of callbacks other than Message and Frame, begun
 	broadcasts atomic.Uint64
@@ -112,6 +117,7 @@ func (l *Loop) snapshot() LoopStats {
 		PingsIn:      s.pingsIn.Load(),
 		PongsIn:      s.pongsIn.Load(),
 		PingsIgnored: s.pingsIgnored.Load(),
+		Outages:      s.outages.Load(),
 		AcceptErrors: s.acceptErrors.Load(),
 		Parks:        s.parks.Load(),
 		Panics:       s.panics.Load(),
@@ -162,6 +168,7 @@ func (co *core) stats() Stats {
 		t.PingsIn += s.PingsIn
 		t.PongsIn += s.PongsIn
 		t.PingsIgnored += s.PingsIgnored
+		t.Outages += s.Outages
 		t.AcceptErrors += s.AcceptErrors
 		t.Parks += s.Parks
 		t.Panics += s.Panics

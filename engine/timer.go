@@ -85,7 +85,16 @@ func (l *Loop) fired(t timingwheel.Timer, data uint32) (again uint64) {
 		return 0
 	}
 	c.excusePause()
-	action, next := c.heart.Poll(c.plan(), l.beat)
+	plan := c.plan()
+	action, next := c.heart.Poll(plan, l.beat)
+	if l.pacer.width > 0 && !action.Verdict() {
+		at, ping := c.pace(plan, next, true)
+		if ping && action == heartbeat.None {
+			c.heart.Hasten(plan, l.beat)
+			action, at = c.heart.Poll(plan, l.beat)
+		}
+		next = at
+	}
 	if action != heartbeat.None {
 		l.due = append(l.due, dueItem{c: c, action: action})
 	}

@@ -170,6 +170,55 @@ func (p *Plan) Answers() bool { return p.answers }
 // else for [Plan.Announce].
 func (p *Plan) Speaks() bool { return p.speak > 0 }
 
+// Bound is what one of a plan's detectors finds, and when.
+type Bound struct {
+	Verdict Action // Lost, Deaf or Idle
+	// WorstCase is the longest time from the last sign of life, which for Deaf is
+	// the last answer, to the verdict, a [Tick] included. For a limit on writing
+	// it counts from the last write.
+	WorstCase time.Duration
+	// Tolerance is the longest outage that does not lead to this verdict. 0: any
+	// lost message may.
+	Tolerance time.Duration
+	// Limit names the field of Config that Idle goes by.
+	Limit string
+}
+
+// Bounds returns the bounds of the plan's detectors, one by one. WorstCase and
+// Tolerance are those of all together.
+func (p *Plan) Bounds() []Bound {
+	c, b := p.config, p.config.bounds()
+	alone := b
+	alone.idleRead, alone.idleOut = 0, 0
+	var bounds []Bound
+	if c.Interval > 0 {
+		bounds = append(bounds, Bound{Verdict: Lost, WorstCase: alone.worstCase(false), Tolerance: alone.tolerance(p.queries)})
+	}
+	if p.confirm > 0 {
+		bounds = append(bounds, Bound{Verdict: Deaf, WorstCase: alone.worstCase(true), Tolerance: alone.tolerance(true)})
+	}
+	for _, limit := range []struct {
+		name      string
+		d         time.Duration
+		idleRead  time.Duration
+		idleWrite time.Duration
+	}{
+		{"IdleRead", c.IdleRead, c.IdleRead, 0},
+		{"IdleWrite", c.IdleWrite, 0, c.IdleWrite},
+		{"IdleAll", c.IdleAll, 0, c.IdleAll},
+	} {
+		if limit.d > 0 {
+			of := b
+			of.idleRead, of.idleOut = limit.idleRead, limit.idleWrite
+			bounds = append(bounds, Bound{
+				Verdict: Idle, WorstCase: time.Duration(add(int64(limit.d), int64(Tick))),
+				Tolerance: of.tolerance(p.queries), Limit: limit.name,
+			})
+		}
+	}
+	return bounds
+}
+
 // Announce returns the interval to announce in a ping: Speak, the longest time
 // until this side's next write. 0: nothing is promised.
 func (p *Plan) Announce() time.Duration { return time.Duration(p.speak) }

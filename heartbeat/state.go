@@ -18,8 +18,8 @@ type State struct {
 	lastAnswer int64
 
 	// start is, while a series is running (asked > 0), its nominal beginning.
-	// While none is, it is the time of the first ping of all, never once that
-	// was sent.
+	// While none is, it is by when a ping is due whatever else happens, the first
+	// of all or one that was hastened; never once that was sent.
 	start  int64
 	pinged int64 // time of the latest ping, which is also its stamp
 
@@ -94,6 +94,22 @@ func (s *State) Excuse(d int64) {
 		s.start = add(s.start, d)
 	}
 	s.timing = false
+}
+
+// PingAt returns when the next ping is due if nothing is read, written or
+// answered until then; math.MaxInt64 if none is to come. It is never later than
+// what Poll returned, unless something else comes first: a verdict, or a limit.
+func (s *State) PingAt(p *Plan) int64 { return min(s.askAt(p), s.sayAt(p)) }
+
+// Hasten makes the next ping due at the time at, if it was due later: to spread
+// the pings of many connections that would otherwise fall together. A verdict
+// then comes that much earlier after a sign of life, but as long after the first
+// query as ever, so neither WorstCase nor Tolerance changes. In a series of
+// queries that is running, nothing is hastened.
+func (s *State) Hasten(p *Plan, at int64) {
+	if s.asked == 0 && s.PingAt(p) != never {
+		s.start = min(s.start, at)
+	}
 }
 
 // endSeries ends the running series of queries, if any.
