@@ -90,7 +90,7 @@ func (l *Loop) fired(t timingwheel.Timer, data uint32) (again uint64) {
 	if l.pacer.width > 0 && !action.Verdict() {
 		at, ping := c.pace(plan, next, true)
 		if ping && action == heartbeat.None {
-			c.heart.Hasten(plan, l.beat)
+			c.heart.Hasten(l.beat)
 			action, at = c.heart.Poll(plan, l.beat)
 		}
 		next = at

@@ -13,7 +13,7 @@ import (
 func TestHasten(t *testing.T) {
 	plan := planFor(t, heartbeat.Config{Interval: 10 * sec, Misses: 3, Retry: 2 * sec}, directed)
 	var s heartbeat.State
-	s.Start(plan, 0, full)
+	s.Start(plan, 0, half)
 	poll := func(at time.Duration, act heartbeat.Action, next time.Duration) {
 		t.Helper()
 		a, n := s.Poll(plan, int64(at))
@@ -21,18 +21,18 @@ func TestHasten(t *testing.T) {
 			t.Fatalf("at %v: %v, next at %v, want %v at %v", at, a, time.Duration(n), act, next)
 		}
 	}
-	if due := s.PingAt(plan); due != int64(10*sec) {
+	if due := s.PingAt(plan); due != int64(5*sec) {
 		t.Fatalf("the first ping is due at %v", time.Duration(due))
 	}
-	s.Hasten(plan, int64(20*sec)) // it is due before
-	poll(3*sec, heartbeat.None, 10*sec)
-	s.Hasten(plan, int64(4*sec))
+	s.Hasten(int64(8*sec)) // it is due before
+	poll(3*sec, heartbeat.None, 5*sec)
+	s.Hasten(int64(4*sec))
 	if due := s.PingAt(plan); due != int64(4*sec) {
 		t.Fatalf("the hastened ping is due at %v", time.Duration(due))
 	}
 	poll(4*sec, heartbeat.Ping, 6*sec)
 	s.Wrote(int64(4 * sec))
-	s.Hasten(plan, int64(5*sec)) // a series is running
+	s.Hasten(int64(3*sec)) // a series is running
 	poll(5*sec, heartbeat.None, 6*sec)
 	poll(6*sec, heartbeat.Ping, 8*sec)
 	poll(8*sec, heartbeat.Ping, 10*sec)
@@ -49,13 +49,13 @@ func TestHastenSpeech(t *testing.T) {
 	speaks := planFor(t, heartbeat.Config{Speak: 5 * sec, Role: heartbeat.Beacon}, directed)
 	var s heartbeat.State
 	s.Start(speaks, 0, full)
-	s.Hasten(speaks, int64(sec))
+	s.Hasten(int64(sec))
 	if a, next := s.Poll(speaks, int64(sec)); a != heartbeat.Ping || next != int64(6*sec) {
 		t.Errorf("%v, next at %v", a, time.Duration(next))
 	}
 	silent := planFor(t, heartbeat.Config{IdleRead: 5 * sec}, directed)
 	s.Start(silent, 0, full)
-	s.Hasten(silent, int64(sec))
+	s.Hasten(int64(sec))
 	if a, next := s.Poll(silent, int64(sec)); a != heartbeat.None || next != int64(5*sec) || s.PingAt(silent) != math.MaxInt64 {
 		t.Errorf("%v, next at %v, ping at %v", a, time.Duration(next), s.PingAt(silent))
 	}

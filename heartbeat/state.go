@@ -106,8 +106,8 @@ func (s *State) PingAt(p *Plan) int64 { return min(s.askAt(p), s.sayAt(p)) }
 // then comes that much earlier after a sign of life, but as long after the first
 // query as ever, so neither WorstCase nor Tolerance changes. In a series of
 // queries that is running, nothing is hastened.
-func (s *State) Hasten(p *Plan, at int64) {
-	if s.asked == 0 && s.PingAt(p) != never {
+func (s *State) Hasten(at int64) {
+	if s.asked == 0 {
 		s.start = min(s.start, at)
 	}
 }
