@@ -232,6 +232,9 @@ func (l *simLife) limits() engine.Limits {
 	if l.pick(3) == 0 {
 		lim.Work.Bytes = 1 + l.pick(4000)
 	}
+	if l.pick(4) == 0 {
+		lim.PingRate = 600 + l.pick(1000) // as many as there may be connections need no more
+	}
 	if l.lean {
 		lim.FrameTimeout, lim.MaxPause, lim.Backlog.DrainWindow = -1, -1, -1
 	}
