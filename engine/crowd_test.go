@@ -43,13 +43,18 @@ type crowdClose struct {
 	err *engine.CloseError
 }
 
-// inCrowd runs f with n peers connected. cfg's handler is the crowd's.
+// inCrowd runs f with n peers connected, a few milliseconds away. cfg's handler
+// is the crowd's.
 func inCrowd(t *testing.T, n int, cfg engine.Config, f func(*crowd)) {
+	inCrowdFrom(t, n, sim.Between(time.Millisecond, 5*time.Millisecond), cfg, f)
+}
+
+func inCrowdFrom(t *testing.T, n int, latency sim.Range, cfg engine.Config, f func(*crowd)) {
 	synctest.Test(t, func(t *testing.T) {
 		began, start := time.Now(), int64(0)
 		x := &crowd{t: t}
 		x.codec, _ = codec.Native{}.Codec()
-		x.w = sim.New(sim.Config{Seed: 7, Latency: sim.Between(time.Millisecond, 5*time.Millisecond), Settle: func() {
+		x.w = sim.New(sim.Config{Seed: 7, Latency: latency, Settle: func() {
 			synctest.Wait()
 			if d := time.Duration(x.w.Now()-start) - time.Since(began); d > 0 {
 				time.Sleep(d)
@@ -87,7 +92,7 @@ func inCrowd(t *testing.T, n int, cfg engine.Config, f func(*crowd)) {
 		for range n {
 			x.join()
 		}
-		x.w.RunFor(200 * time.Millisecond)
+		x.w.RunFor(time.Second)
 		if open := srv.Stats().Total.Open; open != int64(n) {
 			t.Fatalf("%d of %d are connected", open, n)
 		}
