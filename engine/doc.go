@@ -26,10 +26,11 @@
 // # Liveness
 //
 // The [heartbeat.Config] of a listener or a client says how a peer is watched.
-// A dead peer is closed at latest WorstCase after it died, plus one tick
-// ([Limits.Tick]), plus what the loop itself was late: its lag, and the time
-// during which it was stalled, which does not count against peers. Both are in
-// [LoopStats].
+// A dead peer is closed at latest WorstCase after it died ([Server.Promises]),
+// plus what the loop itself was late: its lag, and the time during which it was
+// stalled, which does not count against peers. Both are in [LoopStats]. A peer
+// that dies while its input is not read is found up to [Limits.MaxPause] later,
+// and while the fault may be ours verdicts wait for a grace, if [Outage] says so.
 //
 // # Limits
 //
