@@ -250,7 +250,26 @@ func (c *Conn) evidence(was phase, pending outbufRing) Evidence {
 		ev.Unacked-- // our end of stream counts as one
 	}
 	ev.Kernel = KernelView{
-		RTT: info.RTT, Retransmits: info.Retransmits, LastAck: info.LastAck, InFlight: info.InFlight, NotSent: info.NotSent,
+		RTT: info.RTT, Retransmits: info.Retransmits, Unheeded: c.unheeded(&info),
+		LastAck: info.LastAck, InFlight: info.InFlight, NotSent: info.NotSent,
 	}
 	return ev
+}
+
+// unheeded returns for how long at least the oldest segment has been under way
+// that the peer's kernel does not acknowledge; 0 if that is unknown, or the
+// segment was never sent again.
+func (c *Conn) unheeded(info *sys.Info) (d time.Duration) {
+	if info.Retransmits == 0 {
+		return 0
+	}
+	// The kernel waited for the first acknowledgement, and then each time for
+	// twice as long (RFC 6298 section 5.5), unless a router made it try sooner.
+	d = info.RTO - info.RTO>>min(info.Retransmits, 62)
+	// Of our own queries, the first is at least as old as the series.
+	d = max(d, time.Duration(c.heart.Missed())*c.plan().Retry())
+	if errors.Is(c.ending.err, sys.ETIMEDOUT) {
+		d = max(d, c.profile.probes.UserTimeout)
+	}
+	return d
 }

@@ -55,39 +55,54 @@ func (e *CloseError) Diagnosis() Diagnosis {
 	case Unreachable:
 		return Refused
 	case SlowConsumer:
+		if ev.sentAgain() {
+			return ev.cut()
+		}
 		return NotReading
 	case KernelTimeout:
-		// The kernel has given up on data, or on its probes. Which is told by
-		// whether the peer was heard after it had last acknowledged anything.
-		if ev.heardOf() {
-			return CutOneWay
+		// The kernel has given up on data under way, on a window that stays
+		// closed, or on its probes.
+		if !ev.sentAgain() && ev.Kernel.windowClosed() {
+			return NotReading
 		}
-		return HostGone
+		return ev.cut()
 	case HeartbeatLost, Idle:
 		switch {
 		case ev.Unacked < 0 || ev.Missed == 0 && ev.LastWrite >= ev.LastRead:
 			return Undiagnosed // unknown, or nothing was sent that could be acknowledged
-		case ev.Unacked == 0:
-			return Hung
+		case ev.sentAgain():
+			return ev.cut()
 		case ev.Kernel.windowClosed():
 			return NotReading
+		case ev.Unacked == 0 || ev.Kernel.LastAck > 0 && ev.Kernel.LastAck < ev.LastRead:
+			return Hung // what is under way was sent just now
 		}
 		return HostGone
 	case Deaf:
 		switch {
 		case ev.Unacked < 0:
 			return Undiagnosed
-		case ev.Unacked == 0 || ev.Kernel.windowClosed():
-			return NotReading
+		case ev.sentAgain():
+			return CutOneWay
 		}
-		return CutOneWay
+		return NotReading
 	}
 	return Undiagnosed
 }
 
-// heardOf reports whether the peer was heard while it acknowledged nothing.
-func (ev *Evidence) heardOf() bool {
-	return ev.Kernel.Retransmits > 0 && ev.LastRead < ev.LastWrite
+// sentAgain reports whether data of ours is under way that the peer's kernel did
+// not acknowledge when it had to.
+func (ev *Evidence) sentAgain() bool { return ev.Kernel.Retransmits > 0 }
+
+// cut tells which way the path is cut, of a peer whose kernel acknowledges
+// nothing: something came from it after the oldest data under way was sent, if
+// the peer still gets through to us.
+func (ev *Evidence) cut() Diagnosis {
+	k := &ev.Kernel
+	if k.LastAck > 0 && k.LastAck+k.RTT < k.Unheeded {
+		return CutOneWay
+	}
+	return HostGone
 }
 
 // windowClosed reports whether data waits in our kernel although nothing is

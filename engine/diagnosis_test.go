@@ -75,3 +75,69 @@ func TestDiagnosis(t *testing.T) {
 		})
 	}
 }
+
+// What takes a network to happen is concluded from evidence that was met in one:
+// benchmarks/death makes it happen, and finds these numbers.
+func TestDiagnosisOfNetworks(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tt := range []struct {
+		name   string
+		reason engine.Reason
+		ev     engine.Evidence
+		want   engine.Diagnosis
+	}{
+		{"queries into a cut cable", engine.HeartbeatLost, engine.Evidence{
+			LastRead: 8500 * ms, LastWrite: 2000 * ms, Missed: 3, Unacked: 48,
+			Kernel: engine.KernelView{RTT: ms, Retransmits: 4, Unheeded: 6000 * ms, LastAck: 8400 * ms, InFlight: 1, NotSent: 32},
+		}, engine.HostGone},
+		{"queries that do not get there, and a peer that sends again what we do not acknowledge", engine.HeartbeatLost, engine.Evidence{
+			LastRead: 5222 * ms, LastWrite: 2001 * ms, Missed: 3, Unacked: 48,
+			Kernel: engine.KernelView{RTT: ms, Retransmits: 4, Unheeded: 6000 * ms, LastAck: 3200 * ms, InFlight: 1, NotSent: 32},
+		}, engine.CutOneWay},
+		{"a hung peer, with data that was sent just now", engine.HeartbeatLost, engine.Evidence{
+			LastRead: 8400 * ms, LastWrite: 20 * ms, Missed: 3, Unacked: 8,
+			Kernel: engine.KernelView{RTT: 15 * ms, LastAck: 480 * ms, InFlight: 1},
+		}, engine.Hung},
+		{"a deaf peer, with data that was sent just now", engine.Deaf, engine.Evidence{
+			LastRead: 501 * ms, LastWrite: 19 * ms, Missed: 3, Unacked: 8,
+			Kernel: engine.KernelView{RTT: 15 * ms, LastAck: 516 * ms, InFlight: 1},
+		}, engine.NotReading},
+		{"data that is sent again to a deaf peer", engine.Deaf, engine.Evidence{
+			LastRead: 501 * ms, LastWrite: 19 * ms, Missed: 3, Unacked: 8,
+			Kernel: engine.KernelView{RTT: 15 * ms, Retransmits: 2, Unheeded: 6000 * ms, LastAck: 516 * ms, InFlight: 1},
+		}, engine.CutOneWay},
+		{"a stream into a cut cable", engine.SlowConsumer, engine.Evidence{
+			LastRead: 4438 * ms, LastWrite: 4008 * ms, Unsent: 33, Unacked: 7000,
+			Kernel: engine.KernelView{RTT: ms, Retransmits: 4, Unheeded: 3000 * ms, LastAck: 4420 * ms, InFlight: 2, NotSent: 4948},
+		}, engine.HostGone},
+		{"a stream that does not get there", engine.SlowConsumer, engine.Evidence{
+			LastRead: 3432 * ms, LastWrite: 4019 * ms, Unsent: 33, Unacked: 7000,
+			Kernel: engine.KernelView{RTT: ms, Retransmits: 4, Unheeded: 3000 * ms, LastAck: 92 * ms, InFlight: 2, NotSent: 4948},
+		}, engine.CutOneWay},
+		{"a stream that is not read", engine.SlowConsumer, engine.Evidence{
+			LastRead: 3432 * ms, LastWrite: 4019 * ms, Unsent: 33, Unacked: 7000,
+			Kernel: engine.KernelView{RTT: ms, LastAck: 1800 * ms, NotSent: 7000},
+		}, engine.NotReading},
+		{"the user timeout of a closed window", engine.KernelTimeout, engine.Evidence{
+			LastRead: 5609 * ms, LastWrite: 281 * ms, Unsent: 5, Unacked: -1,
+			Kernel: engine.KernelView{RTT: 17 * ms, LastAck: 1868 * ms, NotSent: 101732},
+		}, engine.NotReading},
+		{"the user timeout of a cut cable", engine.KernelTimeout, engine.Evidence{
+			LastRead: 4975 * ms, LastWrite: 472 * ms, Unacked: -1,
+			Kernel: engine.KernelView{RTT: 8 * ms, Retransmits: 4, Unheeded: 5000 * ms, LastAck: 5900 * ms, NotSent: 80},
+		}, engine.HostGone},
+		{"the user timeout of a path cut one way", engine.KernelTimeout, engine.Evidence{
+			LastRead: 4975 * ms, LastWrite: 472 * ms, Unacked: -1,
+			Kernel: engine.KernelView{RTT: 8 * ms, Retransmits: 4, Unheeded: 5000 * ms, LastAck: 1636 * ms, NotSent: 80},
+		}, engine.CutOneWay},
+		{"keepalive probes that nobody answers", engine.KernelTimeout, engine.Evidence{
+			LastRead: 7041 * ms, LastWrite: 7041 * ms, Unacked: -1,
+			Kernel: engine.KernelView{RTT: ms, LastAck: 5088 * ms},
+		}, engine.HostGone},
+		{"a system that tells nothing", engine.HeartbeatLost, engine.Evidence{LastRead: 8400 * ms, Missed: 3, Unacked: -1}, engine.Undiagnosed},
+	} {
+		if got := (&engine.CloseError{Reason: tt.reason, Evidence: tt.ev}).Diagnosis(); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

@@ -106,6 +106,7 @@ type Evidence struct {
 type KernelView struct {
 	RTT         time.Duration // smoothed round trip time of segments
 	Retransmits int           // of the oldest unacknowledged segment, in a row
+	Unheeded    time.Duration // for how long at least that segment has been under way; 0: unknown
 	LastAck     time.Duration // since the peer's kernel acknowledged anything
 	InFlight    int           // segments sent and not acknowledged
 	NotSent     int           // bytes that wait for room in the peer's window, or in the network

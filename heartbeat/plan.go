@@ -166,6 +166,9 @@ func (p *Plan) Queries() bool { return p.queries }
 // answer: it goes to [State.Answer].
 func (p *Plan) Answers() bool { return p.answers }
 
+// Retry returns how long each query waits for its answer; 0 without an Interval.
+func (p *Plan) Retry() time.Duration { return time.Duration(p.retry) }
+
 // Speaks reports whether this side sends a ping when it has written nothing
 // else for [Plan.Announce].
 func (p *Plan) Speaks() bool { return p.speak > 0 }

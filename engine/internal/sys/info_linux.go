@@ -13,6 +13,7 @@ func (Kernel) Info(fd int) Info {
 	if t, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
 		info.RTT = time.Duration(t.Rtt) * time.Microsecond
 		info.Retransmits = int(t.Retransmits)
+		info.RTO = time.Duration(t.Rto) * time.Microsecond
 		info.LastAck = time.Duration(t.Last_ack_recv) * time.Millisecond
 		info.InFlight = int(t.Unacked)
 		info.NotSent = int(t.Notsent_bytes)

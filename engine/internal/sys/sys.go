@@ -41,8 +41,10 @@ type Info struct {
 	// RTT is the kernel's smoothed round trip time; 0 where it is unknown.
 	RTT time.Duration
 	// Retransmits counts the retransmissions of the oldest unacknowledged
-	// segment, in a row.
+	// segment, in a row, and RTO is how long the kernel now waits for an
+	// acknowledgement before the next; 0 where they are unknown.
 	Retransmits int
+	RTO         time.Duration
 	// LastAck is how long ago the peer's kernel last acknowledged anything; 0
 	// where it is unknown.
 	LastAck time.Duration
