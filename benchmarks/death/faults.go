@@ -87,7 +87,10 @@ func unheard(d *detector, e *expectation) {
 func refused(d *detector, e *expectation) {
 	vanished(d, e)
 	switch d.Name {
-	case keepAlive, userTimeout:
+	case keepAlive:
+		// What is said of a probe is not heeded, because a probe's sequence
+		// number is not that of data under way (RFC 5927 section 4.1).
+	case userTimeout:
 		e.Reasons = []engine.Reason{engine.Unreachable}
 		e.Diagnoses = []engine.Diagnosis{engine.Refused}
 	case idleLimit:
