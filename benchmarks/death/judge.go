@@ -26,6 +26,7 @@ type cell struct {
 	Conns                       int             // connections that the fault has hit
 	Found                       []time.Duration // how long after the fault began, in order
 	Limit                       time.Duration   // the longest that was promised to any
+	Own                         time.Duration   // the longest that it took any, less stalls and the time that the fault took
 	Late                        int             // found after what was promised to them
 	Early                       int             // ended before the fault, or although the detector cannot see it
 	Reasons                     map[string]int
@@ -65,8 +66,10 @@ func (x *cell) judge(conns int, ends []End, s strike) {
 			continue
 		}
 		took := time.Duration(e.At - s.from)
-		limit := x.want.Within + tick + s.lag + max(e.Stalled-s.stalled[x.detector.Name], 0) + time.Duration(s.to-s.from)
+		machine := max(e.Stalled-s.stalled[x.detector.Name], 0) + time.Duration(s.to-s.from)
+		limit := x.want.Within + tick + s.lag + machine
 		x.Limit = max(x.Limit, limit)
+		x.Own = max(x.Own, took-machine)
 		x.Found = append(x.Found, took)
 		if took > limit {
 			x.Late++
@@ -106,7 +109,7 @@ func (x *cell) problems() string {
 		add(x.RightReason < least || len(x.Found) > 0 && x.RightReason == 0, "%d wrong reasons", len(x.Found)-x.RightReason)
 		add(x.RightDiagnosis < least || len(x.Found) > 0 && x.RightDiagnosis == 0, "%d wrong diagnoses", len(x.Found)-x.RightDiagnosis)
 		if p := x.detector.Preset; p > 0 && len(x.Found) > 0 && x.fault.Name == "cut" {
-			add(x.max() > p, "the preset says at most %v", p)
+			add(x.Own > p, "the preset says at most %v", p)
 		}
 	}
 	return strings.Join(list, ", ")

@@ -75,12 +75,12 @@ func (t *table) markdown(facts machine.Facts) string {
 	var presets strings.Builder
 	for _, x := range t.cells {
 		if x.fault.Name == "cut" && x.detector.Preset > 0 {
-			fmt.Fprintf(&presets, "| %s | %s | %s | %s | %s |\n", x.detector.Name, seconds(x.detector.Preset),
-				seconds(x.detector.Liveness.WorstCase()), seconds(x.p50()), seconds(x.max()))
+			fmt.Fprintf(&presets, "| %s | %s | %s | %s | %s | %s |\n", x.detector.Name, seconds(x.detector.Preset),
+				seconds(x.detector.Liveness.WorstCase()), seconds(x.p50()), seconds(x.max()), seconds(x.Own))
 		}
 	}
 	if presets.Len() > 0 {
-		fmt.Fprintf(&b, "| preset, cable cut both ways | at most s | WorstCase s | p50 s | max s |\n| --- | --- | --- | --- | --- |\n%s\n", presets.String())
+		fmt.Fprintf(&b, "| preset, cable cut both ways | at most s | WorstCase s | p50 s | max s | max s, less stalls and the time that the fault took |\n| --- | --- | --- | --- | --- | --- |\n%s\n", presets.String())
 	}
 	fmt.Fprintf(&b, "It took %v.\n\n%s", t.took.Round(time.Second), facts.Markdown())
 	return b.String()

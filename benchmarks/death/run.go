@@ -54,8 +54,10 @@ const (
 	settle = 3 * time.Second
 	// streaming is for how long streams run before a fault.
 	streaming = time.Second
-	// grace is how long a verdict that is late already is waited for.
-	grace = 3 * time.Second
+	// grace is how long a verdict that is late already is waited for, and
+	// blindGrace one that should not come.
+	grace      = 15 * time.Second
+	blindGrace = time.Second
 	// poll is how often the server is asked for news.
 	poll = 100 * time.Millisecond
 
@@ -386,10 +388,12 @@ func (r *rowRun) observe(ctx context.Context, counts map[string]int, cells map[s
 		}
 		done := true
 		for name, x := range cells {
-			limit := x.want.Within + 2*tick + time.Duration(s.to-s.from) + st.Stalled[name] - s.stalled[name] + grace
-			over := now() > s.from+int64(limit)
-			all := x.want.Blind == "" && len(r.endsOf(st, name, now())) >= counts[name]
-			done = done && (over || all)
+			limit := x.want.Within + 2*tick + time.Duration(s.to-s.from) + st.Stalled[name] - s.stalled[name]
+			if x.want.Blind != "" {
+				done = done && now() > s.from+int64(limit+blindGrace)
+				continue
+			}
+			done = done && (len(r.endsOf(st, name, now())) >= counts[name] || now() > s.from+int64(limit+grace))
 		}
 		if done {
 			return st, nil
