@@ -15,7 +15,7 @@ const specVar = "PULSEWHEEL_DEADPEER"
 // spec says what a child is.
 type spec struct {
 	Way     way    // of its clients; empty: it is the server
-	Addr    string // of the server
+	Addr    string // of the server; on a server: where to listen
 	Preset  string
 	Clients int           // on a server: of all processes
 	Spread  time.Duration // time in which all clients connect

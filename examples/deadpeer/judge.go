@@ -11,7 +11,10 @@ import (
 // was late, and nobody else is closed at all.
 func (l *ledger) judge(worstCase, tick time.Duration) *report {
 	r := &report{OK: true, Promise: promise{WorstCase: millis(worstCase), Tick: millis(tick), Lag: millis(l.lag)}}
-	for _, w := range ways {
+	for _, w := range append(slices.Clone(ways), farWays...) {
+		if w.far() && l.planned[w] == 0 {
+			continue
+		}
 		r.Ways = append(r.Ways, l.judgeWay(w, r))
 	}
 	r.Healthy = l.judgeHealthy(r)
@@ -97,7 +100,7 @@ func (l *ledger) judgeHealthy(r *report) control {
 
 // suspected reports whether the connection was lost while the client was well.
 func (p *peer) suspected() bool {
-	return p.left != "" || p.closed != 0 && (p.vanished == 0 || p.closed < p.vanished)
+	return p.left != "" && (p.vanished == 0 || p.leftAt < p.vanished) || p.closed != 0 && (p.vanished == 0 || p.closed < p.vanished)
 }
 
 // end says who ended the connection, and why.

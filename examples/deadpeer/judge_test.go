@@ -28,7 +28,7 @@ const (
 )
 
 func tell(t *testing.T) story {
-	plan, err := newPlan(40, 1<<20)
+	plan, err := newPlan(40, 1<<20, ways)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,6 +96,12 @@ func TestJudge(t *testing.T) {
 			"healthy: closed (by the server: HeartbeatLost)"},
 		{"healthy, gone", func(s story) { s.client(healthy, event{Kind: left, Peer: s.ids[healthy][3], Reason: "Deaf"}) },
 			"healthy: closed (by the client: Deaf)"},
+		{"left after it vanished", func(s story) {
+			s.client(frozen, event{Kind: left, Peer: s.ids[frozen][0], At: tellFault + 1, Reason: "HeartbeatLost"})
+		}, ""},
+		{"left before it vanished", func(s story) {
+			s.client(frozen, event{Kind: left, Peer: s.ids[frozen][0], At: tellFault - 1, Reason: "HeartbeatLost"})
+		}, "frozen: closed"},
 		{"healthy, quiet", func(s story) { s.peers[s.ids[healthy][3]].alive = false }, "healthy: got no answer"},
 		{"healthy, missing", func(s story) { delete(s.peers, s.ids[healthy][3]) }, "healthy: 25 of 26"},
 		{"a stranger, closed", func(s story) { s.close(9999, tellFault, "PeerReset") }, "stranger: closed (by the server: PeerReset)"},

@@ -25,7 +25,8 @@ type peer struct {
 	closed   int64  // by the server
 	reason   string // the server's
 	left     string // why the client lost the connection, though it stayed
-	alive    bool   // was answered at the end
+	leftAt   int64
+	alive    bool // was answered at the end
 
 	// Of the server's loop, at the close.
 	loop    int
@@ -70,7 +71,7 @@ func (l *ledger) note(m message) {
 			l.found++
 		}
 	case left:
-		p.left = m.Reason
+		p.left, p.leftAt = m.Reason, m.At
 	case alive:
 		p.alive = true
 		l.alive++

@@ -1,4 +1,4 @@
-// Deadpeer makes peers vanish in every way that needs no privilege, and shows
+// Deadpeer makes peers vanish in every way that it is permitted to, and shows
 // how long a server takes to know.
 //
 //	go run ./examples/deadpeer                    # 2,000 clients, about 25 s
@@ -6,8 +6,10 @@
 //
 // A server and its clients run in processes of their own and talk over
 // loopback. A third of the clients are victims: they close or abort their
-// connections, are killed or frozen, hang, go deaf, or never say a word. The
-// rest are the control group, which must come through untouched. The exit
+// connections, are killed or frozen, hang, go deaf, or never say a word. Run by
+// root on Linux, with iproute2 and nftables, there are more of them: on hosts of
+// their own, made of network namespaces, whose cable is cut, whose packets get
+// lost, or of which a router says that they cannot be reached. The rest are the control group, which must come through untouched. The exit
 // status is 0 only if every victim was found, for the right reason and within
 // the promised time, and nobody else was suspected.
 package main

@@ -28,13 +28,14 @@ var spareFiles = 64 + 8*runtime.GOMAXPROCS(0)
 // plan says how many clients there are and what becomes of them.
 type plan struct {
 	clients int
+	ways    []way // to vanish
 	counts  map[way]int
 	crews   []spec // the client processes
 }
 
-// newPlan divides n clients: one in twenty for each way, the others healthy.
-// files is how many files a process may open.
-func newPlan(n int, files uint64) (plan, error) {
+// newPlan divides n clients: one in twenty for each of the ways, the others
+// healthy. files is how many files a process may open.
+func newPlan(n int, files uint64, ways []way) (plan, error) {
 	if n < minClients {
 		return plan{}, fmt.Errorf("-n is %d, want at least %d", n, minClients)
 	}
@@ -43,7 +44,7 @@ func newPlan(n int, files uint64) (plan, error) {
 		return plan{}, fmt.Errorf("-n %d takes %d open files in the server, and the limit (ulimit -Hn) is %d: use -n %d",
 			n, need, files, max(int(files)-spareFiles, 0))
 	}
-	p := plan{clients: n, counts: make(map[way]int)}
+	p := plan{clients: n, ways: ways, counts: make(map[way]int)}
 	each := n / 20
 	for _, w := range ways {
 		p.counts[w] = each

@@ -7,7 +7,7 @@ import (
 
 func TestPlan(t *testing.T) {
 	for _, n := range []int{20, 39, 40, 140, 2000, 25_000} {
-		p, err := newPlan(n, 1<<20)
+		p, err := newPlan(n, 1<<20, ways)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,11 +47,11 @@ func TestPlanRefuses(t *testing.T) {
 		{2000, 1024, "the limit (ulimit -Hn) is 1024"},
 		{2000, uint64(1999 + spareFiles), "use -n 1999"},
 	} {
-		if _, err := newPlan(tt.n, tt.files); err == nil || !strings.Contains(err.Error(), tt.says) {
+		if _, err := newPlan(tt.n, tt.files, ways); err == nil || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("newPlan(%d, %d): %v, want %q", tt.n, tt.files, err, tt.says)
 		}
 	}
-	if _, err := newPlan(1999, uint64(1999+spareFiles)); err != nil {
+	if _, err := newPlan(1999, uint64(1999+spareFiles), ways); err != nil {
 		t.Error(err)
 	}
 }

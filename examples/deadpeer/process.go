@@ -31,7 +31,7 @@ type message struct {
 
 // start runs this program as a child. What it tells, and at last that it has
 // exited, goes to messages.
-func start(s spec, stderr io.Writer, messages chan<- message) (*process, error) {
+func start(s spec, n *network, stderr io.Writer, messages chan<- message) (*process, error) {
 	text, err := json.Marshal(s)
 	if err != nil {
 		return nil, err
@@ -40,7 +40,8 @@ func start(s spec, stderr io.Writer, messages chan<- message) (*process, error) 
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(program)
+	argv := n.command(s.Way, program)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), specVar+"="+string(text))
 	cmd.Stderr = stderr
 	p := &process{spec: s, cmd: cmd}

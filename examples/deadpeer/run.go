@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -25,6 +26,7 @@ const (
 // say comes as messages.
 type conductor struct {
 	plan     plan
+	network  *network
 	liveness heartbeat.Config
 	ledger   *ledger
 	progress *progress
@@ -47,13 +49,22 @@ func run(ctx context.Context, clients int, preset string, stderr io.Writer) (r *
 	if err != nil {
 		return nil, err
 	}
-	plan, err := newPlan(clients, files)
+	all := ways
+	network, err := openNetwork()
+	if err == nil {
+		all = append(slices.Clone(ways), farWays...)
+		// Deferred first: by then no process is left in it.
+		defer func() { err = errors.Join(err, network.close()) }()
+	} else {
+		fmt.Fprintf(stderr, "deadpeer: no network is broken: %v\n", err)
+	}
+	plan, err := newPlan(clients, files, all)
 	if err != nil {
 		return nil, err
 	}
 	liveness := presets[preset]
 	c := &conductor{
-		plan: plan, liveness: liveness,
+		plan: plan, network: network, liveness: liveness,
 		ledger: newLedger(plan.counts), progress: newProgress(stderr),
 		stderr: stderr, messages: make(chan message, 1000),
 	}
@@ -92,14 +103,14 @@ func run(ctx context.Context, clients int, preset string, stderr io.Writer) (r *
 
 // connect starts the server and the clients.
 func (c *conductor) connect(ctx context.Context, preset string) error {
-	if _, err := c.start(spec{Preset: preset, Clients: c.plan.clients}); err != nil {
+	if _, err := c.start(spec{Addr: c.network.listen(), Preset: preset, Clients: c.plan.clients}); err != nil {
 		return err
 	}
 	if err := c.await(ctx, patience, func() bool { return c.addr != "" }); err != nil {
 		return err
 	}
 	for _, s := range c.plan.crews {
-		s.Addr, s.Preset = c.addr, preset
+		s.Addr, s.Preset = c.network.reach(s.Way, c.addr), preset
 		if _, err := c.start(s); err != nil {
 			return err
 		}
@@ -115,7 +126,7 @@ func (c *conductor) connect(ctx context.Context, preset string) error {
 }
 
 func (c *conductor) start(s spec) (*process, error) {
-	p, err := start(s, c.stderr, c.messages)
+	p, err := start(s, c.network, c.stderr, c.messages)
 	if err == nil {
 		c.processes = append(c.processes, p)
 	}
@@ -138,6 +149,11 @@ func (c *conductor) vanish(ctx context.Context) error {
 			blows = append(blows, blow{o.at(2*i+turn, 2*len(crew)), p})
 		}
 	}
+	for i, w := range farWays {
+		for _, p := range c.crew(w) {
+			blows = append(blows, blow{o.at(i, len(farWays)), p})
+		}
+	}
 	slices.SortFunc(blows, func(a, b blow) int { return a.at.Compare(b.at) })
 
 	for _, w := range []way{fin, rst, hung, deaf, silent} {
@@ -152,8 +168,11 @@ func (c *conductor) vanish(ctx context.Context) error {
 			return err
 		}
 		strike := b.p.kill
-		if b.p.Way == frozen {
+		switch {
+		case b.p.Way == frozen:
 			strike = b.p.freeze
+		case b.p.Way.far():
+			strike = func() error { return c.network.strike(b.p.Way) }
 		}
 		at := now()
 		if err := strike(); err != nil {

@@ -15,7 +15,7 @@ import (
 func serve(s spec, l link) error {
 	var srv *engine.Server
 	srv, err := engine.Listen(engine.Config{
-		Listeners: []engine.Listener{{Addr: "tcp://127.0.0.1:0", Codec: codec.Native{}, Liveness: presets[s.Preset]}},
+		Listeners: []engine.Listener{{Addr: s.Addr, Codec: codec.Native{}, Liveness: presets[s.Preset]}},
 		Limits:    engine.Limits{MaxConns: s.Clients, Tick: heartbeat.Tick},
 		Handler: engine.Handler{
 			Open: func(c *engine.Conn) error {

@@ -18,10 +18,20 @@ const (
 	hung    way = "hung"
 	deaf    way = "deaf"
 	silent  way = "silent"
+	cut     way = "cut"
+	oneWay  way = "one-way"
+	refused way = "refused"
 )
 
-// ways are the ways to vanish, in the order of the table.
-var ways = []way{fin, rst, killed, frozen, hung, deaf, silent}
+// ways are the ways to vanish, in the order of the table. Those of farWays take
+// a network that can be broken.
+var (
+	ways    = []way{fin, rst, killed, frozen, hung, deaf, silent}
+	farWays = []way{cut, oneWay, refused}
+)
+
+// far reports whether the client is on a host of its own, whose network breaks.
+func (w way) far() bool { return slices.Contains(farWays, w) }
 
 var meanings = map[way]string{
 	fin:     "closes its connection",
@@ -31,6 +41,9 @@ var meanings = map[way]string{
 	hung:    "a callback never returns",
 	deaf:    "sends, but does not read",
 	silent:  "never sends a byte",
+	cut:     "its cable is cut",
+	oneWay:  "what it sends gets lost",
+	refused: "router: host unreachable",
 	healthy: "talks all the time",
 }
 
@@ -44,6 +57,8 @@ var reasons = map[way][]engine.Reason{
 	hung:   {engine.HeartbeatLost},
 	deaf:   {engine.Deaf},
 	silent: {engine.HeartbeatLost},
+
+	cut: {engine.HeartbeatLost}, oneWay: {engine.HeartbeatLost}, refused: {engine.HeartbeatLost},
 }
 
 // right reports whether reason is a right verdict on a peer that vanished so.
