@@ -178,6 +178,9 @@ func (c *conductor) vanish(ctx context.Context) error {
 		if err := strike(); err != nil {
 			return err
 		}
+		if b.p.Way.far() {
+			at = now() // it took a while, and may have come about at its end
+		}
 		c.ledger.struck(b.p, at)
 	}
 	return c.wait(ctx, time.Until(from.Add(o.Window)))

@@ -158,6 +158,13 @@ func TestInterruptEarly(t *testing.T) {
 
 // TestKilled ends the program without giving it a chance to clean up.
 func TestKilled(t *testing.T) {
+	t.Cleanup(func() { // the next one cleans up
+		if n, err := openNetwork(); err == nil {
+			if err := n.close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	p := launch(t, "-n", "60", "-preset", "realtime")
 	p.reaches("waiting")
 	_ = p.cmd.Process.Kill()
