@@ -208,11 +208,11 @@ func (c *tableConfig) all(ours, kernels int) map[string]int {
 	return counts
 }
 
-// counts returns the same for one fault. The presets other than Strict are
+// counts returns the same for one fault. Beside Strict, the other presets are
 // shown by the cut cable alone.
 func (c *tableConfig) counts(f *fault) map[string]int {
 	counts := c.all(c.Conns, c.Kernel)
-	if f.Name != "cut" {
+	if f.Name != "cut" && slices.Contains(c.Detectors, strict) {
 		delete(counts, relaxed)
 		delete(counts, realtime)
 	}

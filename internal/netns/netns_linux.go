@@ -268,22 +268,31 @@ func (n *Net) name(host string) string {
 	return n.prefix + host
 }
 
-// remove removes the namespaces whose names match.
+// remove removes the namespaces whose names match. Others may be doing the same.
 func remove(match func(name string) bool) error {
-	entries, err := os.ReadDir(folder)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var script strings.Builder
-	for _, e := range entries {
-		if match(e.Name()) {
-			fmt.Fprintf(&script, "netns delete %s\n", e.Name())
-		}
-	}
-	if err != nil || script.Len() == 0 {
+	script, err := deletions(match)
+	if err != nil || script == "" {
 		return err
 	}
-	return run(script.String(), "ip", "-force", "-batch", "-")
+	failed := run(script, "ip", "-force", "-batch", "-")
+	if script, err = deletions(match); err == nil && script == "" {
+		return nil
+	}
+	return errors.Join(failed, err)
+}
+
+// deletions returns what ip(8) is to do so that no name that matches is left.
+func deletions(match func(name string) bool) (script string, err error) {
+	entries, err := os.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	for _, e := range entries {
+		if match(e.Name()) {
+			script += "netns delete " + e.Name() + "\n"
+		}
+	}
+	return script, err
 }
 
 // removeStrays removes the namespaces of processes that are gone.
