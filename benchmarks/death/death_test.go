@@ -289,46 +289,47 @@ var captureBegin = time.Unix(1790000000, 0)
 
 // Pings that come in step, or not at all, are noticed.
 func TestJudgeSpread(t *testing.T) {
-	even := func() (all []packet) {
+	uniform := func() (all []packet) {
 		for i := range 1000 {
 			all = append(all, wireAt(t, i, uint16(i), true, codec.Ping))
 		}
 		return all
 	}
 	for _, tt := range []struct {
-		name  string
-		forge func(all []packet) []packet
-		holds bool
+		name         string
+		forge        func(all []packet) []packet
+		even, within bool
 	}{
-		{"even", func(all []packet) []packet { return all }, true},
-		{"one tenth is missing", func(all []packet) []packet { return all[100:] }, false},
+		{"even", func(all []packet) []packet { return all }, true, true},
+		{"one tenth is missing", func(all []packet) []packet { return all[100:] }, false, true},
 		{"a tenth has a quarter more", func(all []packet) []packet {
 			for i := range 25 {
 				all[4*i].at = captureBegin.Add(550 * time.Millisecond)
 			}
 			return all
-		}, false},
+		}, false, true},
 		{"all in step", func(all []packet) []packet {
 			for i := range all {
 				all[i].at = captureBegin.Add(550 * time.Millisecond)
 			}
 			return all
-		}, false},
+		}, false, false},
 		{"too few", func(all []packet) []packet {
 			return slices.DeleteFunc(all, func(p packet) bool { return p.client%2 == 0 })
-		}, false},
-		{"nothing", func([]packet) []packet { return nil }, false},
+		}, false, false},
+		{"nothing", func([]packet) []packet { return nil }, false, false},
 		{"data is no ping", func(all []packet) []packet {
 			for i := range all[:100] {
 				all[i].payload = native(t, codec.Data)
 			}
 			return all
-		}, false},
+		}, false, true},
 	} {
 		x := &captured{bins: make(map[string][]int)}
-		x.judgeSpread(tt.forge(even()), "forged", captureBegin, time.Second, 1000, true)
-		if got := x.checks[0].Holds; got != tt.holds || (len(x.broken()) == 0) != tt.holds {
-			t.Errorf("%s: %+v", tt.name, x.checks[0])
+		x.judgeSpread(tt.forge(uniform()), "forged", captureBegin, time.Second, 1000, even)
+		x.judgeSpread(tt.forge(uniform()), "forged", captureBegin, time.Second, 1000, withinRate)
+		if x.checks[0].Holds != tt.even || x.checks[1].Holds != tt.within || (len(x.broken()) == 0) != (tt.even && tt.within) {
+			t.Errorf("%s: %+v", tt.name, x.checks)
 		}
 	}
 }

@@ -25,7 +25,6 @@ func main() {
 	only := flag.String("faults", "", "comma-separated faults (default all)")
 	smoke := flag.Bool("smoke", false, "a few faults and connections; writes nothing unless -out is given")
 	capture := flag.Bool("capture", false, "look at what goes over the wire, instead")
-	pingRate := flag.Bool("pingrate", false, "with -capture: judge the pings after a broadcast that everyone answers, too")
 	out := flag.String("out", "", "folder for the report; \"none\" for nowhere (default benchmarks/results/DATE)")
 	flag.Parse()
 	if flag.NArg() > 0 || *rounds < 1 {
@@ -46,7 +45,7 @@ func main() {
 	defer stop()
 	dir, err := results.Dir(ctx, *out)
 	if err == nil && *capture {
-		err = runAndReport(ctx, dir, "death-capture", captureConfig{Smoke: *smoke, PingRate: *pingRate})
+		err = runAndReport(ctx, dir, "death-capture", captureConfig{Smoke: *smoke})
 	} else if err == nil {
 		c := newTableConfig(*rounds, *smoke)
 		if *only != "" {
