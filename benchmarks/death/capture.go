@@ -187,7 +187,7 @@ func (c captureConfig) capture(ctx context.Context) (_ *captured, err error) {
 	}
 
 	x := &captured{config: c, bins: make(map[string][]int)}
-	x.tshark, _, _ = strings.Cut(string(version), "\n")
+	x.tshark, _, _ = strings.Cut(string(version), " (") // what follows names a build
 	if err := s.small(ctx, life, x); err != nil {
 		return nil, err
 	}

@@ -310,7 +310,8 @@ func removeStrays() error {
 }
 
 // startOf returns when a process was started, in ticks since the machine was:
-// field 22 of /proc/PID/stat, which tells it from another one of that number.
+// field 22 of /proc/PID/stat, which tells it from another one of that number. One
+// that is dead, and only waits for its parent to hear of it, does not exist.
 func startOf(pid int) (string, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -320,6 +321,9 @@ func startOf(pid int) (string, error) {
 	fields := strings.Fields(rest)
 	if len(fields) < 20 {
 		return "", fmt.Errorf("/proc/%d/stat: %q", pid, text)
+	}
+	if fields[0] == "Z" || fields[0] == "X" {
+		return "", fs.ErrNotExist
 	}
 	return fields[19], nil
 }

@@ -3,6 +3,7 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -183,13 +184,18 @@ func TestStrays(t *testing.T) {
 	mine := newNet(t)
 	child := exec.Command(os.Args[0], "-test.run=^TestHelperStray$")
 	child.Env = append(os.Environ(), "NETNS_TEST_STRAY=1")
-	out, err := child.Output()
-	name := strings.TrimSpace(string(out))
-	if i := strings.IndexByte(name, '\n'); i >= 0 {
-		name = name[:i]
+	stdout, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err == nil || !strings.HasPrefix(name, namePrefix) {
-		t.Fatalf("the child left %q: %v", name, err)
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = child.Wait() }() // until then it is a zombie
+	out, err := io.ReadAll(stdout)
+	name, _, _ := strings.Cut(string(out), "\n")
+	if err != nil || !strings.HasPrefix(name, namePrefix) {
+		t.Fatalf("the child left %q: %v", out, err)
 	}
 	if _, err := os.Stat(folder + "/" + name); err != nil {
 		t.Fatalf("the child left nothing: %v", err)
