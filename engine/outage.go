@@ -65,7 +65,7 @@ func (o *Outage) check(profiles []*profile) error {
 		}
 		watched = true
 		interval := max(cfg.Interval, p.follow.Max)
-		left := time.Duration(cfg.Misses)*retryOf(cfg) - owed(p.plan)
+		left := time.Duration(cfg.Misses)*p.plan.Retry() - owed(p.plan)
 		if seen := float64(left) / float64(interval); o.Share >= seen {
 			return fmt.Errorf("Outage.Share is %v, but when the first of %v is given up, no more than %.2f of them can have been found silent",
 				o.Share, cfg, min(seen, 1))
@@ -77,20 +77,13 @@ func (o *Outage) check(profiles []*profile) error {
 	return nil
 }
 
-func retryOf(cfg heartbeat.Config) time.Duration {
-	if cfg.Retry == 0 {
-		return cfg.Interval
-	}
-	return cfg.Retry
-}
-
 // owed returns for how long beyond its Interval a peer is silent before that
 // means anything: the time in which a query may be answered.
 func owed(p *heartbeat.Plan) time.Duration {
 	if !p.Queries() {
 		return 0
 	}
-	return retryOf(p.Config()) / 2
+	return p.Retry() / 2
 }
 
 // presumes reports whether a verdict on c, which has lost its heartbeat, is to
@@ -105,7 +98,7 @@ func (l *Loop) presumes(c *Conn) (until int64, wait bool) {
 		return p.until, true
 	}
 	quiet := l.beat - l.heard
-	if p.since != 0 && l.heard <= p.since || quiet < int64(retryOf(c.plan().Config())) {
+	if p.since != 0 && l.heard <= p.since || quiet < int64(c.plan().Retry()) {
 		return 0, false
 	}
 	silent, watched := l.silent()
@@ -152,7 +145,7 @@ func (c *Conn) waitOut(until int64) {
 	plan := c.plan()
 	if plan.Queries() {
 		c.ping()
-		until = min(until, l.beat+int64(retryOf(plan.Config())))
+		until = min(until, l.beat+int64(plan.Retry()))
 	}
 	c.timer = l.arm(l.beatTick(until), uint32(c.fd))
 }
