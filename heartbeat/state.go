@@ -278,6 +278,11 @@ func (s *State) reason(p *Plan, at int64) Action {
 // and which: math.MaxInt64 and None if never. What this side writes can postpone
 // a verdict of Idle.
 func (s *State) VerdictAt(p *Plan) (at int64, a Action) {
+	if p.anyData && s.asked > 0 && s.lastRead >= s.start {
+		ended := *s // as the next Poll will find
+		ended.endSeries()
+		s = &ended
+	}
 	at, a = s.lostAt(p), Lost
 	if p.queries && int64(s.asked) < p.misses {
 		// The queries that are yet to be sent go out first, a Retry apart.
