@@ -4,63 +4,88 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
+const (
+	tick   = int64(heartbeat.Tick)
+	notime = int64(math.MaxInt64) // the time that does not come
+)
+
 // A link is a simulated connection in virtual time: two ends, each with a State
-// driven as the engine drives it, and a path between them that delays, loses and,
-// if it is a stream, sends again. All its randomness comes from one seed.
+// that is driven as the engine drives it, and a network between them
+// (network_test.go). All its randomness comes from one seed. An oracle looks over
+// the shoulder of each end and tells fail what is wrong.
 type link struct {
-	now    int64
-	ends   [2]end
-	mail   []message // under way or waiting to be read, unordered
-	stream bool      // lost segments are sent again, and order is kept
-	flight int64     // one way
-	jitter int64     // up to this much more
-	cut    [2]int64  // how long after sending a message crosses the point where outages happen
-	outage [2]span   // per direction, named for the sender
-	drop   int       // of the next messages, how many are lost …
-	spare  int       // … after this many
-	path   [2]path
-	rand   *rand.Rand
-	events int
+	now  int64
+	pcg  rand.PCG
+	rand *rand.Rand
+	ends [2]end
+	network
+
+	actions []action // faults to come
+	tidy    bool     // nothing has gone wrong so far
+	watch   int      // run ends with a verdict of this end; -1: of both
+	events  int
+
+	problem string // the first promise that was broken; "": none
+	tracing bool
+	trace   []string
 }
 
 type span struct{ from, to int64 }
 
 func (s span) has(t int64) bool { return s.from <= t && t < s.to }
 
+// An action is something that happens to the link at a certain time.
+type action struct {
+	at int64
+	do func()
+}
+
 type end struct {
-	plan  *heartbeat.Plan
-	state heartbeat.State
-	timer int64 // when the timer fires, lateness included; math.MaxInt64: never
-	late  int64 // the timer's lateness is below this
+	plan   *heartbeat.Plan
+	state  heartbeat.State
+	oracle oracle
+
+	ahead    int64 // how far its clock is ahead of the simulation's
+	deadline int64 // what Poll has asked for, on its own clock
+	timer    int64 // when the timer fires, on the simulation's; notime: never
+	late     int64 // the timer's lateness is below this
+	early    int   // one timer in so many fires too soon; 0: none
 
 	talk    int64 // when the application sends next
 	talkGap int64 // it sends at least this often; 0: never
 
-	gone    int64 // from here on it does nothing at all
-	deaf    int64 // from here on it reads nothing, but talks
-	frozen  span  // meanwhile it does nothing
-	behind  int64 // how far its clock is behind, because it stood still while frozen
-	stopped bool  // the clock stands still while frozen
-	alone   bool  // its own verdicts do not matter
+	gone    bool // the host is no more
+	hung    bool // the application does nothing any more; the kernel does
+	deaf    bool // the application reads nothing any more, but goes on otherwise
+	frozen  bool // hung, for a while
+	blocked bool // the kernel takes nothing of what is written
+	paused  bool // nothing is read for a while, and the peer is excused
+	pause   int64
+	alone   bool // its own verdicts do not matter: it goes on regardless
 
-	verdict    heartbeat.Action
-	at         int64 // of the verdict
-	lastRead   int64 // what the simulation knows
-	lastAnswer int64
-	pings      int
+	follow [2]time.Duration // bounds of the interval that the peer may announce; zero: it is not followed
+	grace  int64            // how long a verdict waits for something to avert it
+	doomed int64            // since when a verdict waits; notime: none does
+
+	inbox []message // read by the kernel, and not by the application
+
+	verdict  heartbeat.Action
+	at       int64 // of the verdict
+	wavering int64 // when the first verdict came that did not stand; notime: none did
+	pings    int
 }
 
 type message struct {
-	to    int
-	at    int64
-	seq   int64
-	what  what
-	stamp uint64
+	what     what
+	stamp    uint64
+	announce time.Duration
+	pinged   int64 // when the ping was sent, or the one that is answered, on the asker's clock
 }
 
 type what uint8
@@ -71,28 +96,64 @@ const (
 	pongMsg
 )
 
-// path is one direction of a stream.
-type path struct {
-	latest  int64 // nothing arrives before what was sent before it
-	since   int64 // the first segment not acknowledged was sent then
-	blocked int64 // until its acknowledgement comes
-	open    bool  // ahead of since + RTO new segments still pass
-	seq     int64
+var whatNames = [...]string{"data", "a ping", "an answer"}
+
+// newLink returns a link without ends, which reset makes ready for use.
+func emptyLink() *link {
+	l := &link{}
+	l.rand = rand.New(&l.pcg)
+	return l
 }
 
-func (l *link) rto() int64 { return int64(200*ms) + l.rtt() }
-func (l *link) rtt() int64 { return 2 * (l.flight + l.jitter) }
+// reset makes l what it was when it was new, but for memory that it has.
+func (l *link) reset(seed, stream uint64) {
+	l.pcg.Seed(seed, stream)
+	l.now = l.rand.Int64N(1 << 40)
+	for i := range l.ends {
+		e := &l.ends[i]
+		*e = end{inbox: e.inbox[:0], oracle: oracle{queries: e.oracle.queries[:0]}}
+		e.timer, e.talk, e.doomed, e.wavering = notime, notime, notime, notime
+	}
+	l.network.reset()
+	clear(l.actions)
+	l.actions = l.actions[:0]
+	l.tidy, l.watch, l.events, l.problem = true, -1, 0, ""
+	l.trace = l.trace[:0]
+}
+
+// fail notes the first promise that is broken; the simulation ends with it.
+func (l *link) fail(format string, args ...any) {
+	if l.problem == "" {
+		l.problem = fmt.Sprintf(format, args...)
+		l.note("%s", l.problem)
+	}
+}
+
+// note adds a line to the trace.
+func (l *link) note(format string, args ...any) {
+	if l.tracing {
+		l.trace = append(l.trace, fmt.Sprintf("%14s  ", time.Duration(l.now-l.ends[0].oracle.world))+fmt.Sprintf(format, args...))
+	}
+}
 
 // clock returns what the end's own clock says.
-func (e *end) clock(now int64) int64 { return now - e.behind }
+func (e *end) clock(now int64) int64 { return now + e.ahead }
+
+// idle reports whether the end is in no state to run.
+func (e *end) idle() bool { return e.gone || e.hung || e.frozen }
 
 func (l *link) open(i int, p *heartbeat.Plan) {
 	e := &l.ends[i]
 	e.plan = p
-	e.talk, e.gone, e.deaf = math.MaxInt64, math.MaxInt64, math.MaxInt64
-	e.lastRead, e.lastAnswer = l.now, l.now
-	e.state.Start(p, l.now, l.rand.Uint32())
-	e.late = int64(heartbeat.Tick)
+	e.late = tick
+	phase := l.rand.Uint32()
+	now := e.clock(l.now)
+	e.state.Start(p, now, phase)
+	e.oracle.started(l.now, now, p, phase)
+	e.deadline = now
+	if l.tracing {
+		l.note("end %d opens: %+v, %v, %+v, phase %#x", i, plain(p.Config()), p.Role(), p.Traits(), phase)
+	}
 	l.poll(i)
 }
 
@@ -102,235 +163,316 @@ func (l *link) talks(i int, gap int64) {
 	e.talk = l.now + 1 + l.rand.Int64N(gap)
 }
 
+// replan gives end i another plan, as the engine does: what it wants is found out
+// at once.
+func (l *link) replan(i int, p *heartbeat.Plan) {
+	e := &l.ends[i]
+	if e.gone || e.verdict != heartbeat.None {
+		return
+	}
+	l.note("end %d is given another plan: %+v", i, plain(p.Config()))
+	e.plan = p
+	e.oracle.replanned(e.clock(l.now), p)
+	e.deadline = min(e.deadline, e.clock(l.now))
+	e.timer = l.now
+}
+
+// at has something done at a time.
+func (l *link) at(t int64, do func()) { l.actions = append(l.actions, action{t, do}) }
+
 // poll polls one end, acts, and arms its timer.
 func (l *link) poll(i int) {
 	e := &l.ends[i]
 	now := e.clock(l.now)
+	e.excuse(now)
 	a, next := e.state.Poll(e.plan, now)
-	if a == heartbeat.None && next <= now {
-		panic(fmt.Sprintf("None, but next is %d at %d", next, now))
+	if l.tracing {
+		l.note("end %d polls: %v, next in %v, %+v", i, a, time.Duration(next-now), e.state)
 	}
-	e.timer = math.MaxInt64
+	e.oracle.polled(l, i, now, a, next)
+	e.timer, e.deadline = notime, next
 	switch {
 	case a.Verdict():
-		if !e.alone {
-			e.verdict, e.at = a, l.now
-			e.gone = l.now
+		if e.alone {
+			return
 		}
+		if e.grace > 0 && e.doomed == notime {
+			e.doomed = now
+			e.wavering = min(e.wavering, l.now)
+		}
+		if e.grace > 0 && now < e.doomed+e.grace {
+			e.timer = l.now + e.doomed + e.grace - now
+			return // it waits
+		}
+		e.oracle.condemned(l, i, now, a)
+		e.verdict, e.at = a, l.now
+		e.gone = true
 		return
 	case a == heartbeat.Ping:
 		e.pings++
-		l.send(i, pingMsg, e.state.Stamp())
+		l.say(i, message{what: pingMsg, stamp: e.state.Stamp(), announce: e.plan.Announce(), pinged: now})
 	}
-	if next < math.MaxInt64 {
-		e.timer = next + e.behind + l.rand.Int64N(e.late)
+	e.doomed = notime
+	if next == notime {
+		return
+	}
+	e.timer = next - e.ahead
+	if e.late > 1 {
+		e.timer += l.rand.Int64N(e.late)
+	}
+	if e.early > 0 && l.rand.IntN(e.early) == 0 {
+		e.timer = l.now + 1 + l.rand.Int64N(max(1, e.timer-l.now))
 	}
 }
 
-// send hands one message to the path.
-func (l *link) send(i int, w what, stamp uint64) {
+// say hands a message to the kernel, if that takes it.
+func (l *link) say(i int, m message) {
 	e := &l.ends[i]
-	e.state.Wrote(e.clock(l.now))
-	if l.spare > 0 {
-		l.spare--
-	} else if l.drop > 0 {
-		l.drop--
-		return
-	}
-	var at int64
-	if l.stream {
-		at = l.transmit(i)
-	} else {
-		if l.outage[i].has(l.now + l.cut[i]) {
-			return
+	if e.blocked {
+		if l.tracing {
+			l.note("end %d cannot send %s", i, whatNames[m.what])
 		}
-		at = l.now + l.delay()
-	}
-	if at == math.MaxInt64 {
 		return
 	}
-	l.path[i].seq++
-	l.mail = append(l.mail, message{to: 1 - i, at: at, seq: l.path[i].seq, what: w, stamp: stamp})
+	if l.tracing {
+		l.note("end %d sends %s", i, whatNames[m.what])
+	}
+	now := e.clock(l.now)
+	e.state.Wrote(now)
+	e.oracle.wrote(now)
+	l.send(i, m)
 }
 
-func (l *link) delay() int64 {
-	if l.jitter == 0 {
-		return l.flight
-	}
-	return l.flight + l.rand.Int64N(l.jitter)
-}
-
-// transmit returns when a segment sent now arrives, over a TCP that sends again
-// after RTO, 3 RTO, 7 RTO …, and until the first of these is acknowledged sends
-// nothing new.
-func (l *link) transmit(i int) int64 {
-	p := &l.path[i]
-	lost := func(sent int64) bool { return l.outage[i].has(sent + l.cut[i]) }
-	unacked := func(sent int64) bool {
-		return l.outage[1-i].has(sent + l.flight + l.cut[1-i])
-	}
-	var at int64
+// read lets the application read a message, or wait with it.
+func (l *link) read(i int, m message) {
+	e := &l.ends[i]
 	switch {
-	case l.now < p.blocked && (!p.open || l.now >= p.since+l.rto() || lost(l.now)):
-		p.open = false
-		if p.blocked == math.MaxInt64 {
-			return math.MaxInt64
-		}
-		at = p.blocked + l.delay() // queued behind the lost one
-	case l.now < p.blocked || !lost(l.now) && !unacked(l.now):
-		at = l.now + l.delay()
-	default:
-		at = math.MaxInt64
-		p.since, p.open = l.now, !lost(l.now)
-		if p.open {
-			at = l.now + l.delay()
-		}
-		gap := l.rto()
-		sent := l.now + gap
-		for ; ; sent += gap {
-			if !lost(sent) {
-				if at == math.MaxInt64 {
-					at = sent + l.delay()
-				}
-				if !unacked(sent) {
-					break
-				}
-			}
-			gap *= 2
-			if gap > 1<<60 {
-				p.blocked = math.MaxInt64
-				return at
-			}
-		}
-		p.blocked = sent + l.rtt()
+	case e.gone || e.deaf || e.hung:
+		return
+	case e.frozen || e.paused:
+		e.inbox = append(e.inbox, m)
+		return
 	}
-	at = max(at, p.latest)
-	p.latest = at
-	return at
+	if l.tracing {
+		l.note("end %d reads %s", i, whatNames[m.what])
+	}
+	now := e.clock(l.now)
+	e.state.Read(now)
+	e.oracle.read(l, i, now)
+	t := e.plan.Traits()
+	switch {
+	case m.what == pongMsg || m.what == pingMsg && t.Answered && !t.Directed && !e.plan.Answers():
+		rtt := e.state.Answer(e.plan, now, m.stamp, t.Stamped)
+		e.oracle.answer(l, i, now, m.pinged, rtt)
+	case m.what == pingMsg:
+		if e.plan.Answers() {
+			l.say(i, message{what: pongMsg, stamp: m.stamp, pinged: m.pinged})
+		}
+		if bounds := e.follow; m.announce > 0 && bounds[1] > 0 {
+			l.followTo(i, min(max(m.announce, bounds[0]), bounds[1]))
+		}
+	}
+	e.oracle.predict(now, e.state.VerdictAt, e.plan)
+	if e.doomed != notime {
+		e.timer = l.now // this may avert the verdict
+	}
 }
 
-// due returns when message m is dealt with: when it arrives, or when its reader
-// thaws.
-func (l *link) due(m *message) int64 {
-	if f := l.ends[m.to].frozen; f.has(m.at) {
-		return f.to
+// followTo makes end i expect its peer to be heard that often.
+func (l *link) followTo(i int, interval time.Duration) {
+	if p := following(l.ends[i].plan, interval); p != l.ends[i].plan {
+		l.replan(i, p)
 	}
-	return m.at
 }
 
-// run runs the link until the given time or until the given end has a verdict.
-func (l *link) run(until int64, watch int) {
-	for {
-		// What comes next? Reading comes before timers, as in the engine.
-		t, kind, which := until, -1, 0
-		seq := int64(0)
-		for k := range l.mail {
-			d := l.due(&l.mail[k])
-			if d < t || d == t && (kind != 0 || l.mail[k].seq < seq) {
-				t, kind, which, seq = d, 0, k, l.mail[k].seq
+// following returns the plan of a side whose peer is heard that often. How often
+// that side speaks, and how long an answer may take, stays as it is.
+func following(p *heartbeat.Plan, interval time.Duration) *heartbeat.Plan {
+	c := p.Config()
+	if c.Interval == interval || c.Interval == 0 {
+		return p
+	}
+	if c.Retry == 0 {
+		c.Retry = c.Interval
+	}
+	if c.Speak == 0 {
+		c.Speak = p.Announce()
+	}
+	c.Interval = interval
+	if q, err := c.Plan(p.Traits()); err == nil {
+		return q
+	}
+	return p
+}
+
+// catchUp lets the application read what has come meanwhile.
+func (l *link) catchUp(i int) {
+	e := &l.ends[i]
+	for k := 0; k < len(e.inbox) && l.problem == ""; k++ {
+		l.read(i, e.inbox[k])
+	}
+	e.inbox = e.inbox[:0]
+}
+
+// excuse takes the time of a pause so far out of what counts against the peer.
+func (e *end) excuse(now int64) {
+	if e.paused && now > e.pause {
+		e.state.Excuse(now - e.pause)
+		e.oracle.excuse(now, now-e.pause)
+		e.pause = now
+	}
+}
+
+// freeze stops end i for d. Its clock stands still meanwhile, or not.
+func (l *link) freeze(i int, d int64, stopped bool) {
+	e := &l.ends[i]
+	l.note("end %d freezes, its clock stands still: %v", i, stopped)
+	e.frozen = true
+	l.at(l.now+d, func() {
+		l.note("end %d thaws", i)
+		e.frozen = false
+		if stopped {
+			e.ahead -= d
+		}
+		e.oracle.stalled(d)
+		l.catchUp(i)
+		// Its timers are overdue, by one clock or the other.
+		e.timer, e.talk = overdue(e.timer, l.now), overdue(e.talk, l.now)
+	})
+}
+
+func overdue(at, now int64) int64 {
+	if at == notime {
+		return at
+	}
+	return max(at, now)
+}
+
+// jump moves the clock of end i forward by d.
+func (l *link) jump(i int, d int64) {
+	e := &l.ends[i]
+	l.note("the clock of end %d jumps by %v", i, time.Duration(d))
+	e.ahead += d
+	e.oracle.stalled(d)
+	if e.timer != notime {
+		e.timer = max(l.now, e.timer-d)
+	}
+}
+
+// hold lets end i read nothing for d, and excuse its peer for it.
+func (l *link) hold(i int, d int64) {
+	e := &l.ends[i]
+	l.note("end %d pauses", i)
+	e.paused, e.pause = true, e.clock(l.now)
+	l.at(l.now+d, func() {
+		l.note("end %d resumes", i)
+		e.excuse(e.clock(l.now))
+		e.paused = false
+		l.catchUp(i)
+	})
+}
+
+// Kinds of events, in the order in which they are served if they come at once:
+// reading comes before timers, as in the engine.
+const (
+	arrival = iota
+	happening
+	retransmission
+	timeout
+	talking
+	nothing
+)
+
+// run runs the link until the given time, until the watched end has a verdict, or
+// until a promise is broken.
+func (l *link) run(until int64) {
+	for l.problem == "" {
+		if l.watch >= 0 && l.ends[l.watch].verdict != heartbeat.None || l.ends[0].gone && l.ends[1].gone {
+			break
+		}
+		t, kind, which := until, nothing, 0
+		next := func(at int64, k, w int) {
+			if at < t || at == t && k < kind {
+				t, kind, which = at, k, w
 			}
+		}
+		for k := range l.packets {
+			p := &l.packets[k]
+			if p.at < t || p.at == t && (kind != arrival || p.order < l.packets[which].order) {
+				t, kind, which = p.at, arrival, k
+			}
+		}
+		for k := range l.actions {
+			next(l.actions[k].at, happening, k)
 		}
 		for i := range l.ends {
 			e := &l.ends[i]
-			timer, talk := e.timer, e.talk
-			if e.frozen.has(timer) {
-				timer = e.frozen.to
+			if !e.gone && l.stream {
+				next(l.senders[i].timer, retransmission, i)
 			}
-			if e.frozen.has(talk) {
-				talk = e.frozen.to
-			}
-			if timer < t {
-				t, kind, which = timer, 1, i
-			}
-			if talk < t {
-				t, kind, which = talk, 2, i
+			if !e.idle() {
+				next(e.timer, timeout, i)
+				next(e.talk, talking, i)
 			}
 		}
 		l.now = max(l.now, t)
 		l.events++
 		switch kind {
-		case -1:
+		case nothing:
+			for i := range l.ends {
+				if e := &l.ends[i]; !e.idle() && !e.alone {
+					e.excuse(e.clock(l.now))
+					e.oracle.overdue(l, i, e.clock(l.now))
+				}
+			}
 			return
-		case 0:
-			m := l.mail[which]
-			l.mail[which] = l.mail[len(l.mail)-1]
-			l.mail = l.mail[:len(l.mail)-1]
-			l.deliver(m)
-		default:
+		case arrival:
+			p := l.packets[which]
+			last := len(l.packets) - 1
+			l.packets[which] = l.packets[last]
+			l.packets = l.packets[:last]
+			l.arrive(p)
+		case happening:
+			do := l.actions[which].do
+			l.actions[which].at = notime
+			do()
+		case retransmission:
+			l.retransmit(which)
+		case timeout:
+			l.poll(which)
+		case talking:
 			e := &l.ends[which]
-			l.thaw(e)
-			if e.gone <= l.now {
-				e.timer, e.talk = math.MaxInt64, math.MaxInt64
-				continue
-			}
-			if kind == 1 {
-				if e.timer > l.now { // moved by the thaw
-					continue
-				}
-				l.poll(which)
-				if which == watch && e.verdict != heartbeat.None {
-					return
-				}
-				continue
-			}
-			l.send(which, data, 0)
 			e.talk = l.now + 1 + l.rand.Int64N(e.talkGap)
 			if l.rand.IntN(4) == 0 {
 				e.talk = l.now + e.talkGap
 			}
+			l.say(which, message{what: data})
 		}
 	}
 }
 
-// thaw lets the clock of an end that stood still go on.
-func (l *link) thaw(e *end) {
-	if e.stopped && l.now >= e.frozen.to {
-		e.stopped = false
-		d := e.frozen.to - e.frozen.from
-		e.behind += d
-		if e.timer < math.MaxInt64 {
-			e.timer += d
-		}
-	}
-}
+// plain is a Config that prints all its fields.
+type plain heartbeat.Config
 
-func (l *link) deliver(m message) {
-	e := &l.ends[m.to]
-	l.thaw(e)
-	if l.now >= e.gone || l.now >= e.deaf {
-		return
-	}
-	now := e.clock(l.now)
-	e.state.Read(now)
-	e.lastRead = l.now
-	switch m.what {
-	case pingMsg:
-		if e.plan.Answers() {
-			l.send(m.to, pongMsg, m.stamp)
-		} else if !e.plan.Traits().Directed && e.plan.Queries() {
-			// An empty frame that came back: here it is the answer.
-			e.state.Answer(e.plan, now, 0, false)
-			e.lastAnswer = l.now
-		}
-	case pongMsg:
-		e.state.Answer(e.plan, now, m.stamp, e.plan.Traits().Stamped)
-		e.lastAnswer = l.now
-	}
-}
-
-// dump describes a link for a failure message.
-func (l *link) dump() string {
-	s := fmt.Sprintf("now %v, stream %v, flight %v + %v, outages %v %v", time.Duration(l.now), l.stream,
-		time.Duration(l.flight), time.Duration(l.jitter), l.outage[0].str(), l.outage[1].str())
+// dump describes a link for a failure message, with at most so many lines of its
+// trace.
+func (l *link) dump(most int) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s\n", l.problem)
+	fmt.Fprintf(&s, "at %v: stream %v, flight %v + %v", time.Duration(l.now-l.ends[0].oracle.world), l.stream,
+		time.Duration(l.flight), time.Duration(l.jitter))
 	for i := range l.ends {
 		e := &l.ends[i]
-		s += fmt.Sprintf("\n  end %d: %+v %v\n    verdict %v at %v, last read %v, last answer %v, talks every %v, frozen %v, gone %v, deaf %v\n    %+v",
-			i, e.plan.Config(), e.plan.Role(), e.verdict, time.Duration(e.at), time.Duration(e.lastRead), time.Duration(e.lastAnswer),
-			time.Duration(e.talkGap), e.frozen.str(), time.Duration(e.gone), time.Duration(e.deaf), e.state)
+		fmt.Fprintf(&s, "\n  end %d: %+v %v %+v\n    WorstCase %v, Tolerance %v, talks every %v, verdict %v\n    %+v", i,
+			plain(e.plan.Config()), e.plan.Role(), e.plan.Traits(), e.plan.WorstCase(), e.plan.Tolerance(),
+			time.Duration(e.talkGap), e.verdict, e.state)
 	}
-	return s
-}
-
-func (s span) str() string {
-	return fmt.Sprintf("[%v, %v)", time.Duration(s.from), time.Duration(s.to))
+	if over := len(l.trace) - most; over > 0 {
+		fmt.Fprintf(&s, "\n%14s  %d events", "…", over)
+		l.trace = l.trace[over:]
+	}
+	for _, line := range l.trace {
+		s.WriteString("\n" + line)
+	}
+	return s.String()
 }
