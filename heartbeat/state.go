@@ -131,9 +131,10 @@ func (s *State) endSeries() {
 // look once more whether something has arrived, report it by Read or Answer, and
 // Poll again. A clock that turns back makes nothing due twice.
 //
-// A poll that is late by a Retry or more has not been watching: the running
-// series is put off by as much, so that no peer is condemned for a query it was
-// not sent.
+// A series that begins late by a [Tick] or more, after a stall or by a stricter
+// plan, begins then: its first query is not older than it is. A poll that is late
+// by a Retry or more has not been watching: the running series is put off by as
+// much, so that no peer is condemned for a query it was not sent.
 func (s *State) Poll(p *Plan, now int64) (a Action, next int64) {
 	if p.anyData && s.asked > 0 && s.lastRead >= s.start {
 		s.endSeries()
@@ -215,8 +216,11 @@ func (s *State) unusedAt(p *Plan) int64 {
 // still waiting for its answer, sent as speech less than a Retry before: one
 // ping serves both duties.
 func (s *State) ask(p *Plan, at, now int64) (send bool) {
-	late := sub(now, at)
-	if late < p.retry {
+	late, bearable := sub(now, at), p.retry
+	if s.asked == 0 {
+		bearable = int64(Tick)
+	}
+	if late < bearable {
 		late = 0
 	}
 	if s.asked > 0 {

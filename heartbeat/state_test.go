@@ -69,8 +69,18 @@ var traces = []struct {
 		{11*sec + 9*ms, poll, heartbeat.Lost, never},
 	}},
 	{"a retry just missed still counts from its nominal time", heartbeat.Config{Interval: 10 * sec, Misses: 3, Retry: 2 * sec}, directed, half, []step{
-		{7*sec - 1, poll, heartbeat.Ping, 7 * sec},
-		{7 * sec, poll, heartbeat.Ping, 9 * sec},
+		{5 * sec, poll, heartbeat.Ping, 7 * sec},
+		{9*sec - 1, poll, heartbeat.Ping, 9 * sec},
+		{9 * sec, poll, heartbeat.Ping, 11 * sec},
+	}},
+	{"a series that begins a tick late begins then", heartbeat.Config{Interval: 10 * sec, Misses: 1, Retry: 2 * sec}, directed, half, []step{
+		{5*sec + 10*ms, poll, heartbeat.Ping, 7*sec + 10*ms},
+		{7*sec + 10*ms - 1, poll, heartbeat.None, 7*sec + 10*ms},
+		{7*sec + 10*ms, poll, heartbeat.Lost, never},
+	}},
+	{"a series that begins within a tick does not", heartbeat.Config{Interval: 10 * sec, Misses: 1, Retry: 2 * sec}, directed, half, []step{
+		{5*sec + 10*ms - 1, poll, heartbeat.Ping, 7 * sec},
+		{7 * sec, poll, heartbeat.Lost, never},
 	}},
 	{"the clock turns back", heartbeat.Config{Interval: 10 * sec, Misses: 3, Retry: 2 * sec}, directed, half, []step{
 		{5 * sec, poll, heartbeat.Ping, 7 * sec},
@@ -281,10 +291,10 @@ var traces = []struct {
 		{16 * sec, poll, heartbeat.Lost, never}, // speech is due as well
 	}},
 	{"an answer while the first ping is overdue", heartbeat.Config{Interval: 10 * sec, Misses: 1, Retry: 8 * sec}, directed, half, []step{
-		{12 * sec, answer, 0, 0},
-		{12*sec + 1, poll, heartbeat.Ping, 20 * sec},
-		{20*sec - 1, poll, heartbeat.None, 20 * sec},
-		{20 * sec, poll, heartbeat.Lost, never},
+		{5*sec + 5*ms, answer, 0, 0},
+		{5*sec + 6*ms, poll, heartbeat.Ping, 13*sec + 5*ms},
+		{13*sec + 5*ms - 1, poll, heartbeat.None, 13*sec + 5*ms},
+		{13*sec + 5*ms, poll, heartbeat.Lost, never},
 	}},
 	{"an idle verdict stays one", heartbeat.Config{Interval: 10 * sec, Misses: 2, Retry: 4 * sec, IdleWrite: 11 * sec}, pongOnly, none, []step{
 		{11 * sec, poll, heartbeat.Idle, never},
@@ -434,6 +444,24 @@ func TestPhase(t *testing.T) {
 				t.Errorf("%s: %d of %d first pings in tenth %d", tt.name, n, conns, i)
 			}
 		}
+	}
+}
+
+// A stricter plan, under which a query has been overdue for almost a Retry, gives
+// that query its whole Retry nevertheless: the peer was well by the plan it knew.
+func TestStricterPlanIsFair(t *testing.T) {
+	lax := planFor(t, heartbeat.Config{Interval: 12 * sec, Misses: 3, Retry: 9 * sec}, directed)
+	strict := planFor(t, heartbeat.Config{Interval: 4 * sec, Misses: 1, Retry: 5 * sec}, directed)
+	var s heartbeat.State
+	s.Start(lax, 0, none)
+	_, _ = s.Poll(lax, int64(sec))
+	s.Wrote(int64(sec))
+	s.Answer(lax, int64(sec), s.Stamp(), true)
+	if a, next := s.Poll(strict, int64(9*sec)); a != heartbeat.Ping || next != int64(13*sec) {
+		t.Fatalf("%v, next %v; want Ping, and speech at 13s", a, time.Duration(next))
+	}
+	if a, next := s.Poll(strict, int64(13*sec)); a != heartbeat.Ping || next != int64(14*sec) {
+		t.Fatalf("%v, next %v; want Ping, and a verdict at 14s", a, time.Duration(next))
 	}
 }
 
