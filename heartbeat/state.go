@@ -181,7 +181,8 @@ func (s *State) lostAt(p *Plan) int64 {
 	case int64(s.asked) < p.misses:
 		return never
 	}
-	return add(s.start, mul(int64(s.asked), p.retry))
+	// By another plan, more queries than this one wants may have been sent.
+	return add(s.start, mul(p.misses, p.retry))
 }
 
 // askAt returns when the next query is due. Within a series that is counted
