@@ -229,6 +229,9 @@ func (s *State) ask(p *Plan, at, now int64) (send bool) {
 		send = true
 	} else {
 		s.start = max(at+late, s.lastAnswer) // the very first may precede an answer
+		if p.anyData {
+			s.start = max(s.start, add(s.lastRead, 1)) // or data, which must not end it
+		}
 		send = !s.waiting || s.pinged <= sub(s.start, p.retry)
 	}
 	s.asked++
