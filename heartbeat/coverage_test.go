@@ -57,7 +57,7 @@ func (c *coverage) verdict(e *end, f fault) {
 	case e.verdict == heartbeat.Deaf:
 		d = confirmation
 	case e.verdict == heartbeat.Idle:
-		d = e.oracle.limit(e.clock(e.at))
+		d = e.oracle.passed
 	case !e.plan.Queries():
 		d = readDeadline
 	}
@@ -83,6 +83,23 @@ func (o *oracle) limit(now int64) detector {
 		}
 	}
 	return d
+}
+
+// longest returns how long a detector takes at most, as documented.
+func (o *oracle) longest(verdict heartbeat.Action, limit string) int64 {
+	c := o.plan.Config()
+	tries := int64(o.misses) * o.retry
+	switch {
+	case verdict == heartbeat.Deaf:
+		return o.confirm() + tries + tick
+	case verdict == heartbeat.Lost:
+		return o.interval + tries + tick
+	case limit == "IdleRead":
+		return int64(c.IdleRead) + tick
+	case limit == "IdleWrite":
+		return int64(c.IdleWrite) + tick
+	}
+	return int64(c.IdleAll) + tick
 }
 
 // String prints a line for each fault: verdicts, and how often it was borne.

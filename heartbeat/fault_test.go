@@ -36,6 +36,8 @@ const (
 	replanned
 	peerReplanned
 	follows
+	replannedInCut
+	peerReplannedInCut
 	noRoom
 	peerNoRoom
 	numFaults
@@ -45,7 +47,7 @@ var faultNames = [numFaults]string{"no fault", "itself", "jitter", "single losse
 	"cut both ways", "cut towards it", "cut from it", "delay", "behind a NAT", "beyond a NAT",
 	"peer freezes", "freezes", "freezes, excused", "clock jumps", "peer's clock jumps",
 	"peer vanished", "peer hung", "peer deaf", "pauses, excused", "peer pauses",
-	"new plan", "peer's new plan", "follows its peer", "kernel takes nothing", "peer's takes nothing"}
+	"new plan", "peer's new plan", "follows its peer", "new plan in a cut", "peer's, in a cut", "kernel takes nothing", "peer's takes nothing"}
 
 func (f fault) String() string { return faultNames[f] }
 
@@ -55,7 +57,7 @@ var faults = []func(*scenario) (until int64, applies bool){
 	(*scenario).jitters, (*scenario).loses, (*scenario).bursts, (*scenario).duplicates, (*scenario).reorders,
 	(*scenario).cut, (*scenario).cut, (*scenario).cut, (*scenario).holdUp, (*scenario).translate,
 	(*scenario).freezes, (*scenario).freezes, (*scenario).jumps, (*scenario).vanish, (*scenario).deafen, (*scenario).deafen,
-	(*scenario).pauses, (*scenario).changePlan, (*scenario).chokes,
+	(*scenario).pauses, (*scenario).changePlan, (*scenario).changePlan, (*scenario).chokes,
 }
 
 const forever = int64(1) << 61
@@ -85,10 +87,16 @@ func (s *scenario) soon() int64 { return s.now + 1 + s.rand.Int64N(2*s.base(s.ra
 // that it follows its peer to.
 func (s *scenario) bears(i int, d int64) bool {
 	e := &s.ends[i]
-	if !s.steady(i) || d > 0 && d > int64(e.plan.Tolerance()) {
+	if !s.steady(i) {
 		return false
 	}
 	p := s.followed(i)
+	if d > 0 && p == nil {
+		s.outage[i] = d
+	}
+	if d > 0 && d > int64(e.plan.Tolerance()) {
+		return false
+	}
 	if p == nil || p == e.plan {
 		return true
 	}
@@ -291,7 +299,7 @@ func (s *scenario) freezes() (int64, bool) {
 	case stopped:
 		s.fault[i] = frozeExcused
 		s.quiet[i] = s.bears(i, 0)
-	case c.IdleRead == 0 && c.IdleWrite == 0 && c.IdleAll == 0 && (!p.Queries() || c.Misses > 1):
+	case c.IdleRead == 0 && c.IdleWrite == 0 && c.IdleAll == 0 && true:
 		s.quiet[i] = s.bears(i, 0)
 	default:
 		s.quiet[i] = s.bears(i, d) && spoken(p)
@@ -407,11 +415,15 @@ func (s *scenario) pauses() (int64, bool) {
 	s.at(from, func() { s.hold(i, d) })
 	s.fault[i], s.fault[1-i] = pauses, peerPauses
 	s.quiet[i], s.quiet[1-i] = s.bears(i, 0), s.bears(1-i, d)
+	if c := s.ends[i].plan.Config(); c.IdleAll > 0 && s.writes(i) > int64(c.IdleAll)-2*tick {
+		s.quiet[i] = false // what is not written is not excused
+	}
 	s.tidy = false
 	return s.settled(from+d) + d, true
 }
 
-// changePlan: no plan that suits the link condemns anybody by being adopted.
+// changePlan: no plan that suits the link condemns anybody by being adopted, in an
+// outage that both plans tolerate neither.
 func (s *scenario) changePlan() (int64, bool) {
 	i := s.rand.IntN(2)
 	e := &s.ends[i]
@@ -424,27 +436,43 @@ func (s *scenario) changePlan() (int64, bool) {
 		}
 	}
 	from := s.soon()
-	s.at(from, func() { s.replan(i, p) })
+	d := int64(0)
 	s.fault[i], s.fault[1-i] = replanned, peerReplanned
 	if s.ends[1-i].follow[1] > 0 {
 		s.fault[1-i] = follows
 	}
-	s.quiet = [2]bool{s.bears(0, 0), s.bears(1, 0)}
+	if s.rand.IntN(2) == 0 {
+		d = s.length(false)
+		s.fault[i], s.fault[1-i] = replannedInCut, peerReplannedInCut
+		senders, _, _ := s.directions()
+		for _, k := range senders {
+			s.cuts[k] = append(s.cuts[k], span{from, from + d})
+		}
+	}
+	s.at(from+s.rand.Int64N(d+1), func() { s.replan(i, p) })
+	s.quiet = [2]bool{s.bears(0, d), s.bears(1, d)}
 	s.by(i, p, func() bool {
 		for k := range s.quiet {
-			s.quiet[k] = s.quiet[k] && s.bears(k, 0)
+			s.quiet[k] = s.quiet[k] && s.bears(k, d)
 		}
 		return true
 	})
+	s.outage = [2]int64{notime, notime}
+	// A series that is running keeps what it has counted, so that fewer or shorter
+	// tries end it sooner.
+	c := p.Config()
+	if d > 0 && (c.Misses < own.Misses || retryOf(c) < retryOf(own)) {
+		s.quiet[i] = false
+	}
 	// Limits that the new plan brings along count from before it.
-	c, theirs := p.Config(), min(s.writes(0), s.writes(1))
+	theirs := min(s.writes(0), s.writes(1))
 	if c.IdleRead > 0 && s.writes(1-i) > int64(c.IdleRead)-2*tick-s.rtt() || c.IdleAll > 0 && theirs > int64(c.IdleAll)-2*tick-s.rtt() {
 		s.quiet[i] = false
 	}
-	until := s.settled(from)
-	s.by(i, p, func() bool { until = max(until, s.settled(from)); return true })
+	until := s.settled(from + d)
+	s.by(i, p, func() bool { until = max(until, s.settled(from+d)); return true })
 	s.tidy = false
-	return until, true
+	return until + d, true
 }
 
 // chokes: the kernel of one end takes nothing for a while. To both ends that is an

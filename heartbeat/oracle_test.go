@@ -25,20 +25,24 @@ type oracle struct {
 	swapped                int64 // when the plan was changed; promises count from then
 	swaps                  int
 
-	excused  int64 // in all
-	heard    int64 // the last sign of life, that time
-	answered int64 // the last answer, that time
-	written  int64
-	pinged   int64
-	pings    int
-	excusing int64 // when it was excused last
+	excused    int64 // in all
+	heard      int64 // the last sign of life, that time
+	answered   int64 // the last answer, that time
+	written    int64
+	pinged     int64
+	pings      int
+	hastenings int
+	excusing   int64 // when it was excused last
 
+	polls    int
+	mark     int64   // when the last hundred of them had come
 	queries  []int64 // pings since the last answer, on the clock that is excused
 	slack    int64   // how much of the silence the timers missed since the last answer: what they were late by more than a tick
 	late     int64   // the most that a poll was late since the last answer
 	deadline int64   // what Poll has asked for
 
-	doom     int64 // when VerdictAt said that a verdict is due
+	passed   detector // the idle limit that was, at the verdict
+	doom     int64    // when VerdictAt said that a verdict is due
 	doomed   heartbeat.Action
 	reliable bool // nothing has happened since that changes it
 }
@@ -97,6 +101,7 @@ func (o *oracle) replanned(now int64, p *heartbeat.Plan) {
 	o.goBy(p)
 	o.swapped = now
 	o.swaps++
+	o.deadline = min(o.deadline, now)
 	o.reliable = false
 	o.first = notime
 }
@@ -106,6 +111,14 @@ func (o *oracle) excuse(now, d int64) {
 	o.excusing = now
 	o.reliable = false
 	o.first = notime // it is put off, and speech may come first
+}
+
+// hastened notes that a ping is to come sooner.
+func (o *oracle) hastened(next int64) {
+	o.deadline = next
+	o.first = notime
+	o.hastenings++
+	o.reliable = false
 }
 
 // stalled notes that the end did nothing for a while.
@@ -145,10 +158,11 @@ func (o *oracle) answer(l *link, i int, now, pinged int64, measured time.Duratio
 	}
 }
 
-// predict asks when a verdict is due if nothing more comes.
-func (o *oracle) predict(now int64, verdictAt func(*heartbeat.Plan) (int64, heartbeat.Action), p *heartbeat.Plan) {
-	o.doom, o.doomed = verdictAt(p)
-	o.reliable = true
+// predict asks when a verdict is due if nothing more comes. That is not certain
+// while a ping is overdue.
+func (o *oracle) predict(now int64, s *heartbeat.State) {
+	o.doom, o.doomed = s.VerdictAt(o.plan)
+	o.reliable = s.PingAt(o.plan) > now
 }
 
 // polled is told of a poll and what came of it.
@@ -160,9 +174,14 @@ func (o *oracle) polled(l *link, i int, now int64, a heartbeat.Action, next int6
 	}
 	o.late = max(o.late, late)
 	early := now < o.deadline
-	o.deadline = next
-	if a.Verdict() {
-		o.deadline = now // it may wait for a while, and be looked at again
+	if o.polls++; o.polls%100 == 0 {
+		if now-o.mark < int64(ms) {
+			l.fail("end %d is polled 100 times within a millisecond", i)
+		}
+		o.mark = now
+	}
+	if !a.Verdict() { // that may wait for a while, and is late then
+		o.deadline = next
 	}
 
 	switch {
@@ -231,7 +250,7 @@ func (o *oracle) overdue(l *link, i int, now int64) {
 	// in a series and an Interval between series. A late timer makes up for at
 	// most one of each.
 	alive := now - o.opened
-	most := int64(2 + 2*o.swaps)
+	most := int64(2 + 2*o.swaps + 2*o.hastenings)
 	if o.speak > 0 {
 		most += alive/o.speak + 1
 	}
@@ -246,6 +265,7 @@ func (o *oracle) overdue(l *link, i int, now int64) {
 // condemned is told of a verdict that stands.
 func (o *oracle) condemned(l *link, i int, now int64, a heartbeat.Action) {
 	e := &l.ends[i]
+	o.passed = o.limit(now)
 	c := o.plan.Config()
 	listened := now - o.excused
 	silent := listened - o.heard

@@ -114,10 +114,11 @@ type scenario struct {
 	last bool // the fault does not pass
 
 	// The fault under way, as each end sees it.
-	fault [2]fault
-	quiet [2]bool     // this end must not give a verdict because of it
-	may   [2]verdicts // what it may say if it does
-	must  [2]bool     // it must say one of these
+	fault  [2]fault
+	outage [2]int64    // how long an outage it is to an end that must bear it; notime: some other fault
+	quiet  [2]bool     // this end must not give a verdict because of it
+	may    [2]verdicts // what it may say if it does
+	must   [2]bool     // it must say one of these
 }
 
 // verdicts is a set of verdicts.
@@ -181,6 +182,9 @@ func (s *scenario) setUp(seed uint64) {
 		}
 		if r.IntN(4) == 0 {
 			e.early = 1 + r.IntN(8)
+		}
+		if r.IntN(4) == 0 {
+			e.hasty = 1 + r.IntN(8)
 		}
 		if r.IntN(8) == 0 {
 			e.grace = int64(sec/10) + r.Int64N(int64(sec))
@@ -275,7 +279,8 @@ func (s *scenario) settled(to int64) int64 {
 	for i := range s.ends {
 		e := &s.ends[i]
 		c := e.plan.Config()
-		longest = max(longest, int64(e.plan.WorstCase())+int64(max(1, c.Confirm))*int64(c.Interval)+e.grace,
+		pauses := int64(max(1, c.Confirm)) * int64(c.Interval+e.follow[1]) // it may follow its peer to the longest
+		longest = max(longest, int64(e.plan.WorstCase())+pauses+e.grace,
 			int64(max(c.IdleWrite, c.IdleAll)), 2*s.base(i))
 	}
 	return to + longest + 2*tick
@@ -287,16 +292,18 @@ func (s *scenario) play(seed uint64, count *coverage) {
 	r := s.rand
 	longest := max(s.base(0), s.base(1))
 	s.begin(noFault, noFault)
+	s.outage = [2]int64{notime, notime}
 	s.quiet = [2]bool{s.bears(0, 0), s.bears(1, 0)}
 	s.may = [2]verdicts{anyVerdict, anyVerdict}
 	s.run(s.now + longest + r.Int64N(2*longest))
 	s.finish(count)
 	for range 1 + r.IntN(3) {
-		if s.problem != "" || s.over() || !s.well(s.now) {
+		if s.problem != "" || s.endless || s.over() || !s.well(s.now) {
 			return
 		}
 		f := faults[r.IntN(len(faults))]
 		s.quiet, s.must = [2]bool{}, [2]bool{}
+		s.outage = [2]int64{notime, notime}
 		s.may = [2]verdicts{anyVerdict, anyVerdict}
 		s.spare, s.drop = 0, 0
 		until, applies := f(s)
@@ -322,6 +329,25 @@ func (s *scenario) over() bool {
 	return s.last
 }
 
+// bound returns the bound of the detector that has given the verdict of end i.
+func (s *scenario) bound(i int) heartbeat.Bound {
+	e := &s.ends[i]
+	limit := ""
+	if e.verdict == heartbeat.Idle {
+		limit = detectorNames[e.oracle.passed]
+	}
+	for _, b := range e.plan.Bounds() {
+		if b.Verdict == e.verdict && b.Limit == limit {
+			if want := e.oracle.longest(e.verdict, limit); int64(b.WorstCase) != want {
+				s.fail("end %d says %v, promised within %v, want %v", i, e.verdict, b.WorstCase, time.Duration(want))
+			}
+			return b
+		}
+	}
+	s.fail("end %d says %v, which is not among its bounds", i, e.verdict)
+	return heartbeat.Bound{}
+}
+
 // well reports whether the network has recovered from what has befallen it.
 func (n *network) well(now int64) bool {
 	for i := range n.senders {
@@ -343,7 +369,7 @@ func (s *scenario) begin(a, b fault) {
 
 // finish holds the verdicts against what is promised of the fault.
 func (s *scenario) finish(count *coverage) {
-	if s.problem != "" {
+	if s.problem != "" || s.endless {
 		return
 	}
 	first, since := -1, notime // the end that gave up first, or was about to
@@ -374,6 +400,8 @@ func (s *scenario) finish(count *coverage) {
 			// Its peer has gone meanwhile.
 		case !s.may[i].has(v):
 			s.fail("end %d says %v: %v", i, v, s.fault[i])
+		case s.bound(i).Tolerance >= time.Duration(s.outage[i]):
+			s.fail("end %d says %v, whose detector must bear it: %v", i, v, s.fault[i])
 		default:
 			count.verdict(e, s.fault[i])
 		}

@@ -30,6 +30,7 @@ type link struct {
 	tidy    bool     // nothing has gone wrong so far
 	watch   int      // run ends with a verdict of this end; -1: of both
 	events  int
+	endless bool // there were too many, and the run was given up
 
 	problem string // the first promise that was broken; "": none
 	tracing bool
@@ -51,11 +52,11 @@ type end struct {
 	state  heartbeat.State
 	oracle oracle
 
-	ahead    int64 // how far its clock is ahead of the simulation's
-	deadline int64 // what Poll has asked for, on its own clock
-	timer    int64 // when the timer fires, on the simulation's; notime: never
-	late     int64 // the timer's lateness is below this
-	early    int   // one timer in so many fires too soon; 0: none
+	ahead int64 // how far its clock is ahead of the simulation's
+	timer int64 // when the timer fires, on the simulation's; notime: never
+	late  int64 // the timer's lateness is below this
+	hasty int   // one ping in so many is hastened; 0: none
+	early int   // one timer in so many fires too soon; 0: none
 
 	talk    int64 // when the application sends next
 	talkGap int64 // it sends at least this often; 0: never
@@ -117,7 +118,8 @@ func (l *link) reset(seed, stream uint64) {
 	l.network.reset()
 	clear(l.actions)
 	l.actions = l.actions[:0]
-	l.tidy, l.watch, l.events, l.problem = true, -1, 0, ""
+	l.tidy, l.watch, l.problem = true, -1, ""
+	l.events, l.endless = 0, false
 	l.trace = l.trace[:0]
 }
 
@@ -150,7 +152,6 @@ func (l *link) open(i int, p *heartbeat.Plan) {
 	now := e.clock(l.now)
 	e.state.Start(p, now, phase)
 	e.oracle.started(l.now, now, p, phase)
-	e.deadline = now
 	if l.tracing {
 		l.note("end %d opens: %+v, %v, %+v, phase %#x", i, plain(p.Config()), p.Role(), p.Traits(), phase)
 	}
@@ -173,7 +174,6 @@ func (l *link) replan(i int, p *heartbeat.Plan) {
 	l.note("end %d is given another plan: %+v", i, plain(p.Config()))
 	e.plan = p
 	e.oracle.replanned(e.clock(l.now), p)
-	e.deadline = min(e.deadline, e.clock(l.now))
 	e.timer = l.now
 }
 
@@ -190,7 +190,7 @@ func (l *link) poll(i int) {
 		l.note("end %d polls: %v, next in %v, %+v", i, a, time.Duration(next-now), e.state)
 	}
 	e.oracle.polled(l, i, now, a, next)
-	e.timer, e.deadline = notime, next
+	e.timer = notime
 	switch {
 	case a.Verdict():
 		if e.alone {
@@ -213,6 +213,9 @@ func (l *link) poll(i int) {
 		l.say(i, message{what: pingMsg, stamp: e.state.Stamp(), announce: e.plan.Announce(), pinged: now})
 	}
 	e.doomed = notime
+	if e.hasty > 0 && l.rand.IntN(e.hasty) == 0 {
+		next = l.hasten(i, now, next)
+	}
 	if next == notime {
 		return
 	}
@@ -220,9 +223,34 @@ func (l *link) poll(i int) {
 	if e.late > 1 {
 		e.timer += l.rand.Int64N(e.late)
 	}
+	if e.paused {
+		e.timer = max(e.timer, l.now+tick/2) // what is put off by every look would be looked at for ever
+	}
 	if e.early > 0 && l.rand.IntN(e.early) == 0 {
 		e.timer = l.now + 1 + l.rand.Int64N(max(1, e.timer-l.now))
 	}
+}
+
+// hasten makes the next ping of end i due sooner, and returns when it is to be
+// polled instead of next.
+func (l *link) hasten(i int, now, next int64) int64 {
+	e := &l.ends[i]
+	at := e.state.PingAt(e.plan)
+	if at == notime || at <= now+1 {
+		return next
+	}
+	at = now + 1 + l.rand.Int64N(at-now-1)
+	if l.tracing {
+		l.note("end %d hastens a ping by %v", i, time.Duration(e.state.PingAt(e.plan)-at))
+	}
+	asking := e.state.Asking()
+	e.state.Hasten(at)
+	if !asking && e.state.PingAt(e.plan) != at {
+		l.fail("end %d hastens a ping to %v from now, and it is due in %v", i, time.Duration(at-now), time.Duration(e.state.PingAt(e.plan)-now))
+	}
+	next = min(next, max(now+1, e.state.PingAt(e.plan)))
+	e.oracle.hastened(next)
+	return next
 }
 
 // say hands a message to the kernel, if that takes it.
@@ -272,7 +300,7 @@ func (l *link) read(i int, m message) {
 			l.followTo(i, min(max(m.announce, bounds[0]), bounds[1]))
 		}
 	}
-	e.oracle.predict(now, e.state.VerdictAt, e.plan)
+	e.oracle.predict(now, &e.state)
 	if e.doomed != notime {
 		e.timer = l.now // this may avert the verdict
 	}
@@ -372,6 +400,10 @@ func (l *link) hold(i int, d int64) {
 	})
 }
 
+// mostEvents is how many events a scenario is let to take. Few take more: those in
+// which one end measures time in another unit than the other.
+const mostEvents = 20_000
+
 // Kinds of events, in the order in which they are served if they come at once:
 // reading comes before timers, as in the engine.
 const (
@@ -386,7 +418,7 @@ const (
 // run runs the link until the given time, until the watched end has a verdict, or
 // until a promise is broken.
 func (l *link) run(until int64) {
-	for l.problem == "" {
+	for l.problem == "" && !l.endless {
 		if l.watch >= 0 && l.ends[l.watch].verdict != heartbeat.None || l.ends[0].gone && l.ends[1].gone {
 			break
 		}
@@ -416,7 +448,9 @@ func (l *link) run(until int64) {
 			}
 		}
 		l.now = max(l.now, t)
-		l.events++
+		if l.events++; l.events > mostEvents {
+			l.endless = true
+		}
 		switch kind {
 		case nothing:
 			for i := range l.ends {

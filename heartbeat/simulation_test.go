@@ -47,10 +47,13 @@ func TestSimulation(t *testing.T) {
 	}
 	kept := readSeeds(t)
 	began := time.Now()
-	count, events, failed := simulate(kept, seeds)
+	count, events, endless, failed := simulate(kept, seeds)
 	took := time.Since(began)
 	t.Logf("%d seeds, %d events, %.1f s, %v a seed", len(kept)+seeds, events, took.Seconds(), took/time.Duration(len(kept)+seeds))
-	t.Logf("\n%v", &count)
+	t.Logf("%d were given up, because they take too long\n%v", endless, &count)
+	if endless > int64(len(kept)+seeds)/50+1 {
+		t.Errorf("%d seeds of %d were given up", endless, len(kept)+seeds)
+	}
 
 	slices.Sort(failed)
 	for _, seed := range failed[:min(len(failed), 3)] {
@@ -68,7 +71,7 @@ const defaultSeeds = 100_000
 
 // simulate runs the kept seeds and then those below n, on every processor. It
 // returns those that fail; there are few, as it stops soon after the first.
-func simulate(kept []uint64, n int) (count coverage, events int64, failed []uint64) {
+func simulate(kept []uint64, n int) (count coverage, events, endless int64, failed []uint64) {
 	var (
 		next    atomic.Int64
 		stop    atomic.Bool
@@ -81,7 +84,7 @@ func simulate(kept []uint64, n int) (count coverage, events int64, failed []uint
 			defer running.Done()
 			s := &scenario{link: emptyLink()}
 			var mine coverage
-			var served int64
+			var served, givenUp int64
 			for !stop.Load() {
 				k := next.Add(1) - 1
 				if k >= int64(len(kept)+n) {
@@ -95,6 +98,9 @@ func simulate(kept []uint64, n int) (count coverage, events int64, failed []uint
 				}
 				s.tryTo(seed, &mine)
 				served += int64(s.events)
+				if s.endless {
+					givenUp++
+				}
 				if s.problem != "" {
 					stop.Store(true)
 					mutex.Lock()
@@ -105,11 +111,12 @@ func simulate(kept []uint64, n int) (count coverage, events int64, failed []uint
 			mutex.Lock()
 			count.add(&mine)
 			events += served
+			endless += givenUp
 			mutex.Unlock()
 		}()
 	}
 	running.Wait()
-	return count, events, failed
+	return count, events, endless, failed
 }
 
 // tryTo plays a scenario; a panic is a problem like any other.
