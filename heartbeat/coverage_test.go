@@ -117,3 +117,65 @@ func (c *coverage) String() string {
 	}
 	return s.String()
 }
+
+// expected says of each fault and each detector, in their order, whether the fault
+// can lead to its verdict, and whether it can bear the fault and rightly be silent:
+// x it can, and is seen to in any longer run; . it can, but that is rare; - it
+// cannot.
+var expected = [numFaults]struct{ caused, bore string }{
+	noFault:            {"------", "xxxxxx"},
+	itself:             {"------", "------"}, // looked at from the other end only
+	jitter:             {"------", "xxxxxx"},
+	losses:             {"------", "xxx---"}, // promised without idle limits only
+	bursts:             {"xxxx-x", "xxxxxx"},
+	duplication:        {"------", "xxxxxx"},
+	reordering:         {"xxxx-x", "xxxxxx"},
+	cutBoth:            {"xxxx-x", "xxxxxx"},
+	cutIn:              {"xxxx-x", "xxxxxx"},
+	cutOut:             {"xxxx-x", "xxxxxx"},
+	held:               {"xxxx-x", "xxxxxx"},
+	behindNAT:          {"x.xx-x", "xxxxxx"},
+	beyondNAT:          {"x.xx-.", "xxxxxx"},
+	peerFroze:          {"x.xx-x", "xxxxxx"},
+	froze:              {"---x..", "xxxxxx"},
+	frozeExcused:       {"------", "xxxxxx"},
+	clockJump:          {"x.xxxx", "xxxxxx"},
+	peerClockJump:      {"------", "xxxxxx"},
+	peerVanished:       {"x-xx-x", "------"},
+	peerHung:           {"x-xx-x", "------"},
+	peerDeaf:           {".x-.x.", "x-xxxx"}, // Deaf is not found where any data is an answer
+	pauses:             {"------", "xxxxxx"},
+	peerPauses:         {"xx.x-.", "xxxxxx"}, // it goes on speaking
+	replanned:          {"..xxx.", "xxxxxx"},
+	peerReplanned:      {"..xx-.", "xxxxxx"},
+	follows:            {"..x.-.", "xxxxxx"},
+	replannedInCut:     {"xxxxxx", "xxxxxx"},
+	peerReplannedInCut: {"xxxx-x", "xxxxxx"},
+	noRoom:             {"xx.xxx", "xxxx--"}, // limits on writing are meant to be reached
+	peerNoRoom:         {"xxxx-x", "xxxxxx"},
+}
+
+// gaps returns the pairs that were to be met, and were not, and those that were
+// not to be.
+func (c *coverage) gaps() (gaps []string) {
+	for f, e := range expected {
+		for d := range numDetectors {
+			for _, x := range []struct {
+				what string
+				want byte
+				n    int
+			}{
+				{"gives no verdict because of", e.caused[d], c.caused[d][f]},
+				{"never bears", e.bore[d], c.bore[d][f]},
+			} {
+				switch {
+				case x.want == 'x' && x.n == 0:
+					gaps = append(gaps, fmt.Sprintf("%s %s: %v", detectorNames[d], x.what, fault(f)))
+				case x.want == '-' && x.n > 0:
+					gaps = append(gaps, fmt.Sprintf("that %s %s is not so %d times, and cannot be: %v", detectorNames[d], x.what, x.n, fault(f)))
+				}
+			}
+		}
+	}
+	return gaps
+}

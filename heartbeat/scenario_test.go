@@ -111,7 +111,8 @@ type scenario struct {
 	*link
 	format format
 
-	last bool // the fault does not pass
+	last  bool    // the fault does not pass
+	sound [2]bool // before the fault, this end was not about to give a verdict
 
 	// The fault under way, as each end sees it.
 	fault  [2]fault
@@ -306,6 +307,7 @@ func (s *scenario) play(seed uint64, count *coverage) {
 		s.outage = [2]int64{notime, notime}
 		s.may = [2]verdicts{anyVerdict, anyVerdict}
 		s.spare, s.drop = 0, 0
+		s.sound = [2]bool{s.bears(0, 0), s.bears(1, 0)}
 		until, applies := f(s)
 		if !applies {
 			continue
@@ -402,7 +404,7 @@ func (s *scenario) finish(count *coverage) {
 			s.fail("end %d says %v: %v", i, v, s.fault[i])
 		case s.bound(i).Tolerance >= time.Duration(s.outage[i]):
 			s.fail("end %d says %v, whose detector must bear it: %v", i, v, s.fault[i])
-		default:
+		case s.sound[i]:
 			count.verdict(e, s.fault[i])
 		}
 		e.wavering = notime

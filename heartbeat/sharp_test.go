@@ -115,3 +115,42 @@ func TestToleranceIsSharp(t *testing.T) {
 		}
 	}
 }
+
+// TestNothingIsAllocated lets links be well for a while, and then be cut off: their
+// ends ping, answer, ask in vain and give up, and nothing is allocated.
+func TestNothingIsAllocated(t *testing.T) {
+	if raceSlowdown > 1 {
+		t.Skip("the race detector allocates")
+	}
+	l := emptyLink()
+	for _, f := range formats[:4] {
+		for _, c := range []heartbeat.Config{
+			heartbeat.Relaxed(),
+			{Interval: sec, Misses: 4, Retry: 500 * ms, Confirm: 3},
+			{Interval: sec, Misses: 2, Confirm: -1, IdleRead: 3 * sec},
+		} {
+			plans := [2]*heartbeat.Plan{planFor(t, c, f.side[0]), planFor(t, c, f.side[1])}
+			live := func() {
+				l.reset(7, 7)
+				l.stream = c.Confirm > 0
+				l.flight, l.jitter = int64(5*ms), int64(ms)
+				for i := range l.ends {
+					l.open(i, plans[i])
+				}
+				l.talks(0, int64(c.Interval))
+				l.run(l.now + 20*int64(c.Interval))
+				l.tidy = false
+				for i := range l.cuts {
+					l.cuts[i] = append(l.cuts[i], span{l.now, forever})
+				}
+				l.run(l.now + 2*int64(c.WorstCase()))
+			}
+			if n := testing.AllocsPerRun(10, live); n != 0 {
+				t.Errorf("%s, %v: %v allocations", f.name, c, n)
+			}
+			if l.problem != "" || l.ends[0].verdict == heartbeat.None || l.ends[1].verdict == heartbeat.None {
+				t.Errorf("%s, %v: %s", f.name, c, l.dump(0))
+			}
+		}
+	}
+}
