@@ -17,6 +17,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/cc/cctest"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/results"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
 	"github.com/pulsewheel/pulsewheel/benchmarks/load"
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
 	"github.com/pulsewheel/pulsewheel/internal/leak"
@@ -39,11 +40,11 @@ func TestSmoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config{rounds: 2, load: smokeLoad, seed: 1, peers: found, progress: io.Discard}
+	c := config{Plan: rounds.Plan{Name: "echo", Rounds: 2, Seed: 1, Peers: found, Progress: io.Discard}, load: smokeLoad}
 	samples, shared, err := measure(t.Context(), c)
 	cctest.Check(t, err)
-	if len(samples) != c.rounds*len(found) {
-		t.Fatalf("%d samples of %d servers in %d rounds", len(samples), len(found), c.rounds)
+	if len(samples) != c.Rounds*len(found) {
+		t.Fatalf("%d samples of %d servers in %d rounds", len(samples), len(found), c.Rounds)
 	}
 	for _, s := range samples {
 		if s.CPU <= 0 || s.Seconds < smokeLoad.Window.Seconds() || s.Conns != smokeLoad.Conns {
@@ -82,38 +83,6 @@ func TestSmoke(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-// TestPairs checks the arithmetic on made-up samples: a machine that is half as
-// fast in every second round must not show in a ratio.
-func TestPairs(t *testing.T) {
-	found, err := peers.Lookup("cfloor,gnet")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var samples []sample
-	for round := range 6 {
-		slow := float64(1 + round%2)
-		for place, name := range []string{"gnet", "cfloor"} {
-			cpu := 1000 * slow
-			if name == "gnet" {
-				cpu *= 1.25
-			}
-			samples = append(samples, sample{Round: round, Place: place, Server: name, CPU: cpu,
-				Result: load.Result{Messages: 4, Reads: 1, Seconds: 1}})
-		}
-	}
-	r := newReport(config{rounds: 6, peers: found, seed: 1}, samples, false, machine.Facts{})
-	got := r.rows[1].Ratios[peers.Floor]
-	if got.Median != 1.25 || got.Low != 1.25 || got.High != 1.25 || got.N != 6 {
-		t.Errorf("gnet × floor = %+v, want 1.25 sharp", got)
-	}
-	if len(r.rows[0].Ratios) != 1 {
-		t.Errorf("the floor is compared with %v, want gnet alone", r.rows[0].Ratios)
-	}
-	if want := "| 1875 |"; !strings.Contains(r.markdown(), want) {
-		t.Errorf("the table lacks %s, the median over slow and fast rounds", want)
 	}
 }
 

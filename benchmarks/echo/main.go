@@ -22,13 +22,14 @@ import (
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/results"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
 	"github.com/pulsewheel/pulsewheel/benchmarks/load"
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
 )
 
 func main() {
-	var c config
-	flag.IntVar(&c.rounds, "n", 15, "rounds: how often every server is measured")
+	c := config{Plan: rounds.Plan{Name: "echo", Progress: os.Stderr}}
+	flag.IntVar(&c.Rounds, "n", 15, "rounds: how often every server is measured")
 	flag.IntVar(&c.load.Conns, "conns", 1000, "connections")
 	flag.IntVar(&c.load.Depth, "depth", 4, "frames under way on each connection")
 	flag.IntVar(&c.load.Payload, "payload", 64, "payload of a frame in bytes")
@@ -44,16 +45,15 @@ func main() {
 		os.Exit(2)
 	}
 	c.load.Window, c.load.Warmup = duration(*seconds), duration(*warmup)
-	if c.seed = *seed; c.seed == 0 {
-		c.seed = uint64(time.Now().UnixNano())
+	if c.Seed = *seed; c.Seed == 0 {
+		c.Seed = uint64(time.Now().UnixNano())
 	}
 	if *smoke {
-		c.rounds, c.load = 1, smokeLoad
+		c.Rounds, c.load = 1, smokeLoad
 		if *out == "" {
 			*out = results.None
 		}
 	}
-	c.progress = os.Stderr
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -70,7 +70,7 @@ func duration(seconds float64) time.Duration { return time.Duration(seconds * fl
 
 func run(ctx context.Context, c config, servers, out string) error {
 	var err error
-	if c.peers, err = peers.Lookup(servers); err != nil {
+	if c.Peers, err = peers.Lookup(servers); err != nil {
 		return err
 	}
 	// Before the measurement: a mistake here must not cost its minutes.

@@ -71,6 +71,10 @@ func (r Result) CPUPerMessage() float64 { return float64(r.ServerCPU) / float64(
 // ServerBusy is the part of the window the server spent on its processor.
 func (r Result) ServerBusy() float64 { return float64(r.ServerCPU) / 1e9 / r.Seconds }
 
+// LoadBusy is the part of the window the load spent on its processor. Far above
+// four fifths, it measures itself.
+func (r Result) LoadBusy() float64 { return float64(r.LoadCPU) / 1e9 / r.Seconds }
+
 // Others is what processes other than server and load used within the window,
 // in processors. Much of it makes a figure worth little: on a processor that is
 // shared, calls into the kernel are interrupted, which Go's scheduler pays for.
