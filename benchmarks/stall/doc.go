@@ -1,0 +1,38 @@
+// Stall stops a process that watches thousands of peers (SIGSTOP, as a debugger,
+// a suspended virtual machine or a starved host would do), and checks whom it
+// blames for the time it has slept through.
+//
+//	go run ./benchmarks/stall                # about six minutes
+//	go run ./benchmarks/stall -unguarded     # only without the guard: there must be false verdicts
+//	go run ./benchmarks/stall -smoke         # half a minute, with few peers
+//
+// The watcher is stopped once for long, and then for one second in every two.
+// Its peers live on, and are patient enough not to give up on it. Some of them,
+// in processes of their own, are stopped meanwhile and stay so: their kernels
+// acknowledge, they never answer again. The watcher must end those, within its
+// WorstCase plus the time for which it was stopped itself, and no other. Once
+// it is the server that watches and is stopped, and once it is the client.
+//
+// Beside each watcher runs another one without the guard: Limits.StallCap is
+// negative, so that the time it was stopped counts against its peers.
+//
+// What the guard is needed for follows from what goes on while a process is
+// stopped. Its kernel goes on receiving, and before a verdict the engine reads
+// once more, so nothing is lost of a peer that speaks by itself. A query that
+// should have gone out meanwhile is asked late, and heartbeat.State puts off a
+// series of queries that is late by a Retry or more; so Strict alone survives
+// without the guard, which the report shows. Two things remain.
+//
+// What a peer sends only when it is asked cannot have arrived while nobody asked:
+// a limit on silence as such, IdleRead, ends such peers as soon as the watcher
+// goes on. Where it is shorter than one second, so do the short stops.
+//
+// And a query that is late by less than a Retry is not put off: its answer has
+// only the rest of that time, which may be shorter than the round trip. Where
+// there are several tries, the others make up for it; where there is one, and
+// nothing is sent but queries, peers end that were due as a short stop began.
+//
+// The guard does one thing more: as time has stood still for all connections,
+// their queries stay spread over the interval. Without it all are due at once
+// when the watcher goes on, and march in step from then on.
+package main
