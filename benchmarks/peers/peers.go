@@ -1,14 +1,43 @@
 // Package peers knows the servers that are measured against each other: how
 // each is built, started and asked about itself.
 //
-// A peer is one folder here with one program, which keeps the wire of
-// cfloor/floor.c and the manners of package control. To add one, add its
-// folder and its line in [All].
+// A peer is one folder here with one program in its framework's best idiom,
+// which the head of the program explains, the wire below and the manners of
+// package control. To add one, add its folder and its line in all.
 //
 // All of them set TCP_NODELAY and no other option that the kernel would act
-// upon while data flows, run one loop, read up to 64 KiB at once, accept
-// frames split anywhere and writes taken in part, and end a connection on a
-// frame above 1 MiB.
+// upon while data flows, run one loop, accept frames split anywhere and writes
+// taken in part, and end a connection on a frame above 1 MiB. Those that read
+// into a buffer of the loop read up to 64 KiB at once; those with a buffer a
+// connection have 4 KiB.
+//
+// # The wire
+//
+// A frame is a 4-byte big-endian payload length, then the payload. An empty
+// frame is a heartbeat: it is answered by an empty frame, whatever the work is,
+// and may overtake data that waits. What happens to a frame with a payload is
+// the server's work:
+//
+//   - echo: it is sent back.
+//   - room: the first one that a connection sends names its room. Its payload is
+//     the room's number, 4 bytes big-endian (anything else ends the connection),
+//     and it is sent back; from then on the connection is a member. Each frame
+//     after it is a message, which goes to every other member of the room, and
+//     not to its sender. With 21 members a message is delivered 20 times.
+//   - broadcast: it goes to every connection, its sender included. A connection
+//     is one of them at the latest when a heartbeat of its own was answered.
+//
+// What one connection sends arrives everywhere in the order in which it was
+// sent. Messages that were read together may be passed on together. What was sent
+// before the end of a stream is answered (by all but netpoll, which cannot).
+//
+// # Silence
+//
+// Without an idle timeout nothing ends a silent connection, and nothing is spent
+// on watching it; pulsewheel alone has its usual liveness on (peer
+// pulsewheel-off has not). With one, a connection of which nothing was received
+// for that long, no frame and no heartbeat, is ended within twice that time, by
+// what each framework has for this purpose.
 package peers
 
 import (
@@ -26,6 +55,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/cc"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/control"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/proc"
+	"github.com/pulsewheel/pulsewheel/benchmarks/peers/netty"
 )
 
 //go:embed cfloor/floor.c
@@ -43,32 +73,75 @@ var References = []string{Floor, "gnet", "gnet@2"}
 // defaults are measured where no list is given.
 const defaults = "cfloor,gnet,gnet@2,pulsewheel"
 
+// Detectors lists each peer with what it has to find peers that died, set to
+// find them within 9 s.
+const Detectors = "pulsewheel-strict,cfloor+idle=9s,gnet+idle=9s,nbio+idle=9s,netpoll+idle=9s,netpoll-keepalive+idle=9s," +
+	"gev+idle=9s,evio+idle=9s,std+idle=9s,zinx+idle=9s,netty+idle=9s"
+
 // Peer is a server that can be measured.
 type Peer struct {
 	Name  string
 	About string
-	// build returns the command line to which the port is added.
-	build func(ctx context.Context, dir string) ([]string, error)
+	// Work and Idle are what it is started for; the port is not used. The zero
+	// value echoes.
+	control.Options
+
+	program program
+	args    []string       // of its command line, before what Options ask for
+	works   []control.Work // what it can do
+	blind   bool           // its idle timeout leaves a live peer alone, however silent
+	hasty   bool           // what a peer sent last, before the end of its stream, may go unanswered
 	// procs is GOMAXPROCS; 0 for a program that is not written in Go.
 	procs int
 }
 
+// program is what peers that differ only in their arguments share.
+type program struct {
+	name string
+	// build returns the command line to which arguments and the port are added.
+	build func(ctx context.Context, dir string) ([]string, error)
+}
+
 // all lists the peers.
 func all() []Peer {
+	gnet := goProgram("gnet")
+	netpoll := goProgram("netpoll")
+	pulsewheel := goProgram("pulsewheel")
+	onlyEcho := []control.Work{control.Echo}
 	return []Peer{
-		{Name: Floor, About: "one epoll loop in C", build: func(ctx context.Context, dir string) ([]string, error) {
+		{Name: Floor, About: "one epoll loop in C", program: program{"floor", func(ctx context.Context, dir string) ([]string, error) {
 			path, err := cc.Build(ctx, dir, "floor", floor)
 			return []string{path}, err
-		}},
-		goPeer("gnet", "gnet.Run v2.10.0, one loop, no idle timeout"),
-		goPeer("pulsewheel", "this project: one loop, LengthField codec, heartbeat.Relaxed, Send"),
+		}}, works: control.Works},
+		{Name: "gnet", About: "gnet.Run v2.10.0, one loop", program: gnet, works: control.Works, procs: 1},
+		{Name: "gnet-opt", About: "the same with its build tags poll_opt and gc_opt",
+			program: goProgram("gnet", "poll_opt", "gc_opt"), works: control.Works, procs: 1},
+		{Name: "nbio", About: "lesismal/nbio v1.6.8, one poller", program: goProgram("nbio"), works: control.Works, procs: 1},
+		{Name: "netpoll", About: "cloudwego/netpoll v0.7.2, one poller and its pool of goroutines",
+			program: netpoll, works: control.Works, hasty: true, procs: 1},
+		{Name: "netpoll-keepalive", About: "the same with its own idle timeout, which is TCP keepalive",
+			program: netpoll, args: []string{"-keepalive"}, works: control.Works, blind: true, hasty: true, procs: 1},
+		{Name: "gev", About: "Allenxuxu/gev v0.5.0, one loop and one that accepts", program: goProgram("gev"), works: control.Works, procs: 1},
+		{Name: "evio", About: "tidwall/evio v1.0.8, one loop", program: goProgram("evio"), works: onlyEcho, procs: 1},
+		{Name: "std", About: "a goroutine per connection, bufio", program: goProgram("std"), works: control.Works, procs: 1},
+		{Name: "zinx", About: "aceld/zinx v1.2.8, two goroutines per connection", program: goProgram("zinx"), works: control.Works, procs: 1},
+		{Name: "netty", About: "Netty 4.1, one event loop, LengthFieldBasedFrameDecoder",
+			program: program{"netty", netty.Build}, works: control.Works},
+		{Name: "pulsewheel", About: "this project: one loop, LengthField codec, heartbeat.Relaxed, Send",
+			program: pulsewheel, works: control.Works, procs: 1},
+		{Name: "pulsewheel-strict", About: "the same with heartbeat.Strict",
+			program: pulsewheel, args: []string{"-liveness", "strict"}, works: control.Works, procs: 1},
+		{Name: "pulsewheel-off", About: "the same without liveness",
+			program: pulsewheel, args: []string{"-liveness", "off"}, works: control.Works, procs: 1},
 	}
 }
 
 // Lookup returns the peers of a comma-separated list, in its order; an empty
-// list means the defaults. NAME@N is a Go server with GOMAXPROCS=N instead of 1.
+// list means the defaults, "all" every peer there is and "detectors" [Detectors].
+// NAME@N is a Go server with GOMAXPROCS=N instead of 1, NAME+idle=DURATION one
+// with an idle timeout.
 //
-// This matters to a server that makes its system calls through package
+// GOMAXPROCS matters to a server that makes its system calls through package
 // syscall: while Go's scheduler has no idle P, its monitor takes the P from
 // every call it meets, some thousand times a second, and with an idle one it
 // leaves them alone. The processor a server is bound to stays one either way.
@@ -78,6 +151,18 @@ func Lookup(list string) ([]Peer, error) {
 	}
 	var found []Peer
 	for item := range strings.SplitSeq(list, ",") {
+		switch item {
+		case "all":
+			found = append(found, all()...)
+			continue
+		case "detectors":
+			detectors, err := Lookup(Detectors)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, detectors...)
+			continue
+		}
 		p, err := one(item)
 		if err != nil {
 			return nil, err
@@ -89,7 +174,8 @@ func Lookup(list string) ([]Peer, error) {
 
 func one(item string) (Peer, error) {
 	all := all()
-	name, procs, changed := strings.Cut(item, "@")
+	rest, idle, timed := strings.Cut(item, "+idle=")
+	name, procs, changed := strings.Cut(rest, "@")
 	i := slices.IndexFunc(all, func(p Peer) bool { return p.Name == name })
 	if i < 0 {
 		var names []string
@@ -99,31 +185,58 @@ func one(item string) (Peer, error) {
 		return Peer{}, fmt.Errorf("no server %q; there are %s", name, strings.Join(names, ", "))
 	}
 	p := all[i]
+	p.Name = item
 	if changed {
 		n, err := strconv.Atoi(procs)
 		if err != nil || n < 1 || p.procs == 0 {
 			return Peer{}, fmt.Errorf("server %q: after @ comes GOMAXPROCS of a server written in Go", item)
 		}
-		p.Name, p.procs = item, n
+		p.procs = n
 		p.About += ", GOMAXPROCS=" + procs
+	}
+	if timed {
+		d, err := time.ParseDuration(idle)
+		if err != nil || d < time.Second {
+			return Peer{}, fmt.Errorf("server %q: after idle= comes a duration of at least 1s", item)
+		}
+		p.Idle = d
+		p.About += ", idle timeout " + idle
 	}
 	return p, nil
 }
 
-// goPeer is a peer written in Go, in the folder of its name. It is built like
-// any program of its users: no tags, no profile, no linker flags.
-func goPeer(name, about string) Peer {
+// For returns p doing work, or an error if its framework cannot.
+func (p Peer) For(work control.Work) (Peer, error) {
+	if !slices.Contains(p.works, work) {
+		return Peer{}, fmt.Errorf("%s can do no %s; the head of its program says why", p.Name, work)
+	}
+	p.Work = work
+	return p, nil
+}
+
+// Watches says whether p's idle timeout ends connections whose peer is there but
+// silent.
+func (p Peer) Watches() bool { return !p.blind }
+
+// AnswersLast says whether p answers all that a peer sent before it ended its
+// stream.
+func (p Peer) AnswersLast() bool { return !p.hasty }
+
+// goProgram is the program in the folder of that name. It is built like any
+// program of its users: no profile, no linker flags, and no tags but those that
+// the peer is about.
+func goProgram(folder string, tags ...string) program {
 	const path = "github.com/pulsewheel/pulsewheel/benchmarks/peers/"
-	return Peer{Name: name, About: about, procs: 1,
-		build: func(ctx context.Context, dir string) ([]string, error) {
-			to := filepath.Join(dir, name)
-			// A checkout without history cannot be stamped, and need not be.
-			cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", to, path+name)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				return nil, fmt.Errorf("build %s: %w\n%s", name, err, strings.TrimSpace(string(out)))
-			}
-			return []string{to}, nil
-		}}
+	name := strings.Join(append([]string{folder}, tags...), "-")
+	return program{name, func(ctx context.Context, dir string) ([]string, error) {
+		to := filepath.Join(dir, name)
+		// A checkout without history cannot be stamped, and need not be.
+		cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags", strings.Join(tags, ","), "-o", to, path+folder)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("build %s: %w\n%s", name, err, strings.TrimSpace(string(out)))
+		}
+		return []string{to}, nil
+	}}
 }
 
 // Server is a peer ready to be started.
@@ -135,17 +248,16 @@ type Server struct {
 // Build builds peers into dir.
 func Build(ctx context.Context, dir string, peers []Peer) ([]Server, error) {
 	servers := make([]Server, len(peers))
-	built := make(map[string][]string) // NAME and NAME@N are one program
+	built := make(map[string][]string) // peers share programs
 	for i, p := range peers {
-		name, _, _ := strings.Cut(p.Name, "@")
-		if built[name] == nil {
-			argv, err := p.build(ctx, dir)
+		if built[p.program.name] == nil {
+			argv, err := p.program.build(ctx, dir)
 			if err != nil {
 				return nil, err
 			}
-			built[name] = argv
+			built[p.program.name] = argv
 		}
-		servers[i] = Server{Peer: p, argv: built[name]}
+		servers[i] = Server{Peer: p, argv: built[p.program.name]}
 	}
 	return servers, nil
 }
@@ -162,7 +274,7 @@ type Running struct {
 
 // Start starts the server on a port of its choice and on one processor.
 func (s Server) Start(ctx context.Context, cpu int) (*Running, error) {
-	c := proc.Command{Argv: append(s.argv[:len(s.argv):len(s.argv)], "0"), CPU: cpu}
+	c := proc.Command{Argv: slices.Concat(s.argv, s.args, s.Options.Arguments(), []string{"0"}), CPU: cpu}
 	if s.procs > 0 {
 		c.Env = []string{fmt.Sprintf("GOMAXPROCS=%d", s.procs)}
 	}

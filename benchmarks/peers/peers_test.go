@@ -1,6 +1,7 @@
 package peers_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -9,20 +10,22 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/cc/cctest"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/control"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/proc"
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
+	"github.com/pulsewheel/pulsewheel/benchmarks/peers/netty"
 	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-const limit = 10 * time.Second
+const limit = 30 * time.Second
 
 // frames returns one frame for each payload length. The content follows from
 // the seed.
@@ -90,37 +93,72 @@ func sorted(t *testing.T, b []byte) (data []byte, beats int) {
 // is fast because it leaves something out.
 func TestDuties(t *testing.T) {
 	cctest.Linux(t)
-	all, err := peers.Lookup("")
+	all, err := peers.Lookup("all")
 	if err != nil {
 		t.Fatal(err)
 	}
-	all = slices.DeleteFunc(all, func(p peers.Peer) bool { return strings.Contains(p.Name, "@") }) // the same programs
-	servers, err := peers.Build(t.Context(), t.TempDir(), all)
-	cctest.Check(t, err)
-	for _, server := range servers {
-		t.Run(server.Name, func(t *testing.T) {
-			// The cleanup below outlives the test's context.
-			r, err := server.Start(context.WithoutCancel(t.Context()), proc.AnyCPU)
-			if err != nil {
-				t.Fatal(err)
+	for _, peer := range all {
+		t.Run(peer.Name, func(t *testing.T) {
+			t.Parallel()
+			server := build(t, peer)
+			t.Run("echo", func(t *testing.T) { echoes(t, server.Peer, start(t, server)) })
+			if work, err := server.For(control.Room); err == nil {
+				server.Peer = work
+				t.Run("room", func(t *testing.T) { rooms(t, start(t, server)) })
 			}
-			t.Cleanup(func() { // after the connections of the subtests
-				if _, err := r.WaitOpen(0); err != nil {
-					t.Error(err)
-				}
-				if err := r.Stop(); err != nil {
-					t.Error(err)
-				}
-			})
-			t.Run("split=1B", func(t *testing.T) { splitEverywhere(t, r) })
-			t.Run("split=random", func(t *testing.T) { splitAtRandom(t, r) })
-			t.Run("slow-reader", func(t *testing.T) { slowReader(t, r) })
-			t.Run("largest", func(t *testing.T) { largest(t, r) })
-			t.Run("too-large", func(t *testing.T) { tooLarge(t, r) })
-			t.Run("half-close", func(t *testing.T) { halfClose(t, r) })
-			t.Run("report", func(t *testing.T) { reports(t, r) })
+			if work, err := server.For(control.Broadcast); err == nil {
+				server.Peer = work
+				t.Run("broadcast", func(t *testing.T) { broadcasts(t, start(t, server)) })
+			}
+			server.Work, server.Idle = control.Echo, idle
+			t.Run("idle", func(t *testing.T) { ends(t, server.Peer, start(t, server)) })
 		})
 	}
+}
+
+// build builds one peer. What is missing here must not be missing in CI, but
+// for Java, which only one peer needs.
+func build(t *testing.T, peer peers.Peer) peers.Server {
+	t.Helper()
+	servers, err := peers.Build(t.Context(), t.TempDir(), []peers.Peer{peer})
+	if errors.Is(err, netty.ErrMissing) {
+		t.Skip(err)
+	}
+	cctest.Check(t, err)
+	return servers[0]
+}
+
+// start starts a server that ends after the test's connections, all of which it
+// has to notice.
+func start(t *testing.T, server peers.Server) *peers.Running {
+	t.Helper()
+	// The cleanup below outlives the test's context.
+	r, err := server.Start(context.WithoutCancel(t.Context()), proc.AnyCPU)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := r.WaitOpen(0); err != nil {
+			t.Error(err)
+		}
+		if err := r.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func echoes(t *testing.T, p peers.Peer, r *peers.Running) {
+	t.Run("split=1B", func(t *testing.T) { splitEverywhere(t, r) })
+	t.Run("split=cut", func(t *testing.T) { splitOnce(t, r) })
+	t.Run("split=random", func(t *testing.T) { splitAtRandom(t, r) })
+	t.Run("slow-reader", func(t *testing.T) { slowReader(t, r) })
+	t.Run("largest", func(t *testing.T) { largest(t, r) })
+	t.Run("too-large", func(t *testing.T) { tooLarge(t, r) })
+	if p.AnswersLast() {
+		t.Run("half-close", func(t *testing.T) { halfClose(t, r) })
+	}
+	t.Run("report", func(t *testing.T) { reports(t, r) })
 }
 
 // splitEverywhere sends byte by byte, with TCP_NODELAY, which Go sets.
@@ -133,6 +171,29 @@ func splitEverywhere(t *testing.T, r *peers.Running) {
 		}
 	}
 	expect(t, c, stream)
+}
+
+// splitOnce cuts a frame at each of its bytes, behind another one whose answer
+// shows that what came before the cut was read, and must not wait for the rest.
+func splitOnce(t *testing.T, r *peers.Running) {
+	c := dial(t, r)
+	before := frames(7, 3)
+	for _, length := range []int{0, 1, 40, 5_000} {
+		frame := frames(8, length)
+		for cut := 1; cut < len(frame); cut++ {
+			if cut == 50 {
+				cut = len(frame) - 2
+			}
+			if _, err := c.Write(slices.Concat(before, frame[:cut])); err != nil {
+				t.Fatal(err)
+			}
+			expect(t, c, before)
+			if _, err := c.Write(slices.Concat(frame[cut:], before)); err != nil {
+				t.Fatal(err)
+			}
+			expect(t, c, slices.Concat(frame, before))
+		}
+	}
 }
 
 func splitAtRandom(t *testing.T, r *peers.Running) {
@@ -169,6 +230,7 @@ func slowReader(t *testing.T, r *peers.Running) {
 	for range 30 { // more than a socket may hold of what is not read
 		lengths = append(lengths, 200_000, 0, 10)
 	}
+	lengths = append(lengths, peers.MaxPayload, 0, peers.MaxPayload)
 	stream := frames(3, lengths...)
 	written := make(chan error, 1)
 	go func() {
@@ -260,6 +322,274 @@ func reports(t *testing.T, r *peers.Running) {
 	}
 }
 
+// A member of a room, or of everybody, as seen from outside.
+type member struct {
+	*net.TCPConn
+	id    uint32
+	beats int // heartbeats sent, so answers to come
+	wrote chan error
+}
+
+const messages = 30 // of each member
+
+// speak sends messages of changing length, each with the room, the sender and
+// its number, and heartbeats between them, cut anywhere.
+func (m *member) speak(room uint32) {
+	random := rand.New(rand.NewPCG(uint64(m.id), 9))
+	var stream []byte
+	for n := range messages {
+		length := []int{12, 64, 3_000, 70_000}[random.IntN(4)]
+		stream = binary.BigEndian.AppendUint32(stream, uint32(length))
+		content := make([]byte, length)
+		binary.BigEndian.PutUint32(content, room)
+		binary.BigEndian.PutUint32(content[4:], m.id)
+		binary.BigEndian.PutUint32(content[8:], uint32(n))
+		stream = append(stream, content...)
+		if random.IntN(3) == 0 {
+			stream = append(stream, 0, 0, 0, 0)
+			m.beats++
+		}
+	}
+	m.wrote = make(chan error, 1)
+	go func() {
+		for len(stream) > 0 {
+			n := min(len(stream), 1+random.IntN(20_000))
+			if _, err := m.Write(stream[:n]); err != nil {
+				m.wrote <- err
+				return
+			}
+			stream = stream[n:]
+		}
+		m.wrote <- nil
+	}()
+}
+
+// listen reads until every message of every sender was received, each once and
+// in order, and every heartbeat answered.
+func (m *member) listen(room uint32, senders []uint32) error {
+	r := bufio.NewReader(m)
+	next := make(map[uint32]uint32)
+	for _, id := range senders {
+		next[id] = 0
+	}
+	for left, beats := len(senders)*messages, m.beats; left > 0 || beats > 0; {
+		var head [4]byte
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return fmt.Errorf("%d: %w, %d messages and %d heartbeats before the end", m.id, err, left, beats)
+		}
+		length := binary.BigEndian.Uint32(head[:])
+		if length == 0 {
+			beats--
+			continue
+		}
+		content := make([]byte, length)
+		if _, err := io.ReadFull(r, content); err != nil || length < 12 {
+			return fmt.Errorf("%d: %w in a frame of %d bytes", m.id, err, length)
+		}
+		from, id, n := binary.BigEndian.Uint32(content), binary.BigEndian.Uint32(content[4:]), binary.BigEndian.Uint32(content[8:])
+		want, expected := next[id]
+		if from != room || !expected || n != want {
+			return fmt.Errorf("%d in room %d: message %d of %d in room %d, want number %d", m.id, room, n, id, from, want)
+		}
+		next[id]++
+		left--
+	}
+	return <-m.wrote
+}
+
+// talk has all members of all rooms speak and listen at the same time. Self says
+// that they hear themselves, too.
+func talk(t *testing.T, rooms [][]*member, self bool) {
+	t.Helper()
+	heard := make(chan error)
+	listeners := 0
+	for number, room := range rooms {
+		for _, m := range room {
+			m.speak(uint32(number))
+			var senders []uint32
+			for _, other := range room {
+				if other != m || self {
+					senders = append(senders, other.id)
+				}
+			}
+			listeners++
+			go func() { heard <- m.listen(uint32(number), senders) }()
+		}
+	}
+	for range listeners {
+		if err := <-heard; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// rooms: each message reaches every other member of its room once, in order,
+// and nobody else. Members that leave are no trouble to those that stay.
+func rooms(t *testing.T, r *peers.Running) {
+	join := func(room, id uint32) *member {
+		c := dial(t, r)
+		hello := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 0, 0, 0, 0, 4}, room)
+		if _, err := c.Write(hello); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, c, hello)
+		return &member{TCPConn: c, id: id}
+	}
+	var all [][]*member
+	for room := range uint32(3) {
+		var members []*member
+		for i := range uint32(6) {
+			members = append(members, join(room, 100*room+i))
+		}
+		all = append(all, members)
+	}
+	for _, room := range all { // the first, one in the middle and the last are gone again
+		for _, i := range []int{5, 2, 0} {
+			if err := room[i].Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := r.WaitOpen(3 * 3); err != nil {
+		t.Fatal(err)
+	}
+	for i, room := range all {
+		all[i] = []*member{room[1], room[3], room[4], join(uint32(i), 50+100*uint32(i))}
+	}
+	talk(t, all, false)
+
+	c := dial(t, r)
+	if _, err := c.Write(frames(1, 5)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a first message that names no room was answered by %d bytes, %v", n, err)
+	}
+}
+
+// broadcasts: each message reaches every connection once, its sender included,
+// in order.
+func broadcasts(t *testing.T, r *peers.Running) {
+	var all []*member
+	for id := range uint32(6) {
+		c := dial(t, r)
+		beat := frames(0, 0)
+		if _, err := c.Write(beat); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, c, beat)
+		all = append(all, &member{TCPConn: c, id: id})
+	}
+	if err := all[2].Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.WaitOpen(int64(len(all) - 1)); err != nil {
+		t.Fatal(err)
+	}
+	talk(t, [][]*member{slices.Delete(all, 2, 3)}, true)
+}
+
+const (
+	idle = 2 * time.Second
+	// early is how much too early some framework's clock ends a connection.
+	early = time.Second
+	// lag is what a busy machine may add.
+	lag = 2 * time.Second
+)
+
+// ends: with an idle timeout a silent connection is ended after it and within
+// twice that time, and one of which something is received is not.
+func ends(t *testing.T, p peers.Peer, r *peers.Running) {
+	beat := frames(0, 0)
+	silent, quiet, alive, slow := dial(t, r), dial(t, r), dial(t, r), dial(t, r)
+	if _, err := quiet.Write(beat); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, quiet, beat)
+	since := time.Now()
+
+	// Those that stay: one beats, and a frame takes its time to the other.
+	done := make(chan error, 2)
+	stop := make(chan struct{})
+	ticking := func(each func(n int) error) {
+		ticker := time.NewTicker(idle / 4)
+		defer ticker.Stop()
+		for n := 0; ; n++ {
+			if err := each(n); err != nil {
+				done <- err
+				return
+			}
+			select {
+			case <-ticker.C:
+			case <-stop:
+				done <- nil
+				return
+			}
+		}
+	}
+	go ticking(func(int) error {
+		if _, err := alive.Write(beat); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(alive, make([]byte, len(beat)))
+		return err
+	})
+	large := frames(3, 1_000)
+	go ticking(func(n int) error {
+		_, err := slow.Write(large[n : n+1])
+		return err
+	})
+
+	limit := since.Add(2*idle + lag)
+	for name, c := range map[string]net.Conn{"from the start": silent, "after a frame": quiet} {
+		if err := c.SetReadDeadline(limit); err != nil {
+			t.Fatal(err)
+		}
+		n, err := c.Read(make([]byte, 1))
+		after := time.Since(since)
+		switch {
+		case n != 0:
+			t.Errorf("a connection that was silent %s received something", name)
+		case !p.Watches() && !errors.Is(err, os.ErrDeadlineExceeded):
+			t.Errorf("a connection that was silent %s, but is there, ended after %v: %v", name, after, err)
+		case p.Watches() && errors.Is(err, os.ErrDeadlineExceeded):
+			t.Errorf("a connection that was silent %s is still open after %v", name, after)
+		case p.Watches() && after < idle-early:
+			t.Errorf("a connection that was silent %s ended after %v, the timeout is %v", name, after, idle)
+		}
+	}
+	if err := waitUntil(t, since.Add(2*idle), done); err != nil {
+		t.Fatalf("a connection of which something was received ended: %v", err)
+	}
+	close(stop)
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Errorf("a connection of which something was received ended: %v", err)
+		}
+	}
+	report, err := r.Collect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Gev does not tell why it closed.
+	if want := map[bool]int64{true: 2}[p.Watches()]; report.Verdicts != want && p.Name != "gev" {
+		t.Errorf("%d verdicts, want %d", report.Verdicts, want)
+	}
+}
+
+// waitUntil returns at that time, or with what comes from failed before.
+func waitUntil(t *testing.T, at time.Time, failed <-chan error) error {
+	t.Helper()
+	timer := time.NewTimer(time.Until(at))
+	defer timer.Stop()
+	select {
+	case err := <-failed:
+		return err
+	case <-timer.C:
+		return nil
+	}
+}
+
 func TestLookup(t *testing.T) {
 	names := func(list string) (s []string) {
 		found, err := peers.Lookup(list)
@@ -277,7 +607,14 @@ func TestLookup(t *testing.T) {
 	if got := names(""); len(got) == 0 || got[0] != peers.Floor {
 		t.Errorf("the defaults are %v", got)
 	}
-	for _, bad := range []string{"nobody", "gnet,", "gnet@0", "gnet@x", "cfloor@2"} {
+	if got := names("gnet@2+idle=9s,netty+idle=1m"); len(got) != 2 || got[0] != "gnet@2+idle=9s" {
+		t.Errorf("Lookup = %v", got)
+	}
+	all, detectors := names("all"), names("detectors")
+	if len(all) < 13 || len(detectors) < 10 || detectors[0] != "pulsewheel-strict" {
+		t.Errorf("all are %v, detectors %v", all, detectors)
+	}
+	for _, bad := range []string{"nobody", "gnet,", "gnet@0", "gnet@x", "cfloor@2", "gnet+idle=1", "gnet+idle=1ms", "gnet+work=room"} {
 		if _, err := peers.Lookup(bad); err == nil {
 			t.Errorf("Lookup(%q) found something", bad)
 		}

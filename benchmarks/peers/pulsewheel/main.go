@@ -1,47 +1,113 @@
 //go:build unix
 
 // Pulsewheel is this project's engine as a peer: one loop, the codec, and
-// liveness with its usual settings, as an application would have it.
+// liveness with its usual settings, as an application would have it. Option
+// -liveness has others; -idle replaces it by the plain idle limit that the other
+// peers have.
+//
+// Room: Send to the others. Broadcast: Server.Broadcast.
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/control"
+	"github.com/pulsewheel/pulsewheel/benchmarks/peers/internal/hub"
+	"github.com/pulsewheel/pulsewheel/benchmarks/peers/internal/wire"
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
-const (
-	header     = 4
-	maxPayload = 1 << 20
-	// backlog is above what any load keeps under way on a connection, so that
-	// it waits here as it would in the other peers.
-	backlog = 64 << 20
-)
+// backlog is above what any load keeps under way on a connection, so that it
+// waits here as it would in the other peers.
+const backlog = 64 << 20
 
 // verdicts are the reasons for which a server gives up on a peer that seemed
 // to be there.
 var verdicts = []engine.Reason{engine.HeartbeatLost, engine.Deaf, engine.Idle}
 
+// presets are what -liveness may ask for.
+var presets = map[string]heartbeat.Config{
+	"off":      {},
+	"relaxed":  heartbeat.Relaxed(),
+	"strict":   heartbeat.Strict(),
+	"realtime": heartbeat.Realtime(),
+}
+
+// send ends a connection that misses a message: the load sees it, because none
+// is ever left out.
+func send(to *engine.Conn, payload []byte) {
+	if to.Send(payload) != nil {
+		_ = to.Abort()
+	}
+}
+
+func echo() engine.Handler { return engine.Handler{Message: send} }
+
+// room relays on the one loop there is.
+func room() engine.Handler {
+	type member = hub.Member[*engine.Conn]
+	h := hub.New[*engine.Conn](control.Room, false)
+	return engine.Handler{
+		Open: func(c *engine.Conn) error {
+			c.Set(&member{Conn: c})
+			return nil
+		},
+		Message: func(c *engine.Conn, payload []byte) {
+			m := c.Get().(*member)
+			if m.Joined() {
+				h.Relay(m, payload, send)
+				return
+			}
+			if h.Join(m, payload) != nil {
+				_ = c.Close()
+				return
+			}
+			send(c, payload)
+		},
+		Close: func(c *engine.Conn, _ error) { h.Leave(c.Get().(*member)) },
+	}
+}
+
+// broadcast needs the server, which is known only after its handler.
+func broadcast(srv **engine.Server) engine.Handler {
+	return engine.Handler{Message: func(c *engine.Conn, payload []byte) {
+		if (*srv).Broadcast(payload) != nil {
+			_ = c.Abort()
+		}
+	}}
+}
+
 func main() {
-	wire := codec.Length4()
-	wire.MaxFrame = header + maxPayload
+	liveness := flag.String("liveness", "relaxed", "how peers are watched: off, relaxed, strict or realtime")
+	options := control.Parse()
+	watch, known := presets[*liveness]
+	if !known {
+		control.Fail(fmt.Errorf("no liveness %q", *liveness))
+	}
+	if options.Idle > 0 {
+		watch = heartbeat.Config{IdleRead: options.Idle}
+	}
+	var srv *engine.Server
+	handler := echo()
+	switch options.Work {
+	case control.Room:
+		handler = room()
+	case control.Broadcast:
+		handler = broadcast(&srv)
+	}
+	length := codec.Length4()
+	length.MaxFrame = wire.Header + wire.MaxPayload
 	srv, err := engine.Listen(engine.Config{
 		Listeners: []engine.Listener{{
-			Addr:     fmt.Sprintf("tcp4://127.0.0.1:%d", control.Port()),
-			Codec:    wire,
-			Liveness: heartbeat.Relaxed(),
+			Addr:     fmt.Sprintf("tcp4://127.0.0.1:%d", options.Port),
+			Codec:    length,
+			Liveness: watch,
 		}},
-		Handler: engine.Handler{
-			Message: func(c *engine.Conn, payload []byte) {
-				if c.Send(payload) != nil {
-					c.Abort() // the load sees it: an echo is never left out
-				}
-			},
-		},
+		Handler: handler,
 		Limits: engine.Limits{
 			Loops:   1,
 			Backlog: engine.Backlog{High: backlog},

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/control"
+)
+
+func main() { control.Fail(errors.New("std as a peer needs Linux")) }
