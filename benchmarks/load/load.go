@@ -30,6 +30,9 @@ func Build(ctx context.Context, dir string) (Program, error) {
 type Target struct {
 	Port int
 	PID  int // its CPU clock is read at both ends of the window
+	// Warmup is how long it needs before it is measured, if that is longer than
+	// what the load says.
+	Warmup time.Duration
 }
 
 // Echo asks for frames that are echoed, Depth of them under way per connection.
@@ -112,6 +115,7 @@ func result(child *proc.Process, limit time.Duration) (Result, error) {
 
 // Echo loads t until the window has ended and every frame has come back.
 func (p Program) Echo(ctx context.Context, cpu int, t Target, e Echo) (Result, error) {
+	e.Warmup = max(e.Warmup, t.Warmup)
 	child, err := p.start(ctx, cpu, "echo", t, e.Conns, e.Warmup, e.Window,
 		"-d", strconv.Itoa(e.Depth), "-s", strconv.Itoa(e.Payload))
 	if err != nil {
@@ -131,6 +135,7 @@ type Held struct{ child *proc.Process }
 
 // Idle loads t and returns when the window has ended.
 func (p Program) Idle(ctx context.Context, cpu int, t Target, i Idle) (Result, *Held, error) {
+	i.Warmup = max(i.Warmup, t.Warmup)
 	child, err := p.start(ctx, cpu, "idle", t, i.Conns, i.Warmup, i.Window, "-i", seconds(i.Interval))
 	if err != nil {
 		return Result{}, nil, err

@@ -91,6 +91,9 @@ type Peer struct {
 	works   []control.Work // what it can do
 	blind   bool           // its idle timeout leaves a live peer alone, however silent
 	hasty   bool           // what a peer sent last, before the end of its stream, may go unanswered
+	waits   bool           // a message waits until everyone it is for has taken it
+	// warmup is for how long the program becomes faster under load.
+	warmup time.Duration
 	// procs is GOMAXPROCS; 0 for a program that is not written in Go.
 	procs int
 }
@@ -124,9 +127,9 @@ func all() []Peer {
 		{Name: "gev", About: "Allenxuxu/gev v0.5.0, one loop and one that accepts", program: goProgram("gev"), works: control.Works, procs: 1},
 		{Name: "evio", About: "tidwall/evio v1.0.8, one loop", program: goProgram("evio"), works: onlyEcho, procs: 1},
 		{Name: "std", About: "a goroutine per connection, bufio", program: goProgram("std"), works: control.Works, procs: 1},
-		{Name: "zinx", About: "aceld/zinx v1.2.8, two goroutines per connection", program: goProgram("zinx"), works: control.Works, procs: 1},
+		{Name: "zinx", About: "aceld/zinx v1.2.8, two goroutines per connection", program: goProgram("zinx"), works: control.Works, waits: true, procs: 1},
 		{Name: "netty", About: "Netty 4.1, one event loop, LengthFieldBasedFrameDecoder",
-			program: program{"netty", netty.Build}, works: control.Works},
+			program: program{"netty", netty.Build}, works: control.Works, warmup: 8 * time.Second},
 		{Name: "pulsewheel", About: "this project: one loop, LengthField codec, heartbeat.Relaxed, Send",
 			program: pulsewheel, works: control.Works, procs: 1},
 		{Name: "pulsewheel-strict", About: "the same with heartbeat.Strict",
@@ -221,6 +224,13 @@ func (p Peer) Watches() bool { return !p.blind }
 // AnswersLast says whether p answers all that a peer sent before it ended its
 // stream.
 func (p Peer) AnswersLast() bool { return !p.hasty }
+
+// Patient says that a connection that does not read holds up nobody else.
+func (p Peer) Patient() bool { return !p.waits }
+
+// WarmUp is for how long p has to be loaded before it is as fast as it gets, since
+// what runs it compiles while it runs.
+func (p Peer) WarmUp() time.Duration { return p.warmup }
 
 // goProgram is the program in the folder of that name. It is built like any
 // program of its users: no profile, no linker flags, and no tags but those that

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -104,11 +105,11 @@ func TestDuties(t *testing.T) {
 			t.Run("echo", func(t *testing.T) { echoes(t, server.Peer, start(t, server)) })
 			if work, err := server.For(control.Room); err == nil {
 				server.Peer = work
-				t.Run("room", func(t *testing.T) { rooms(t, start(t, server)) })
+				t.Run("room", func(t *testing.T) { rooms(t, work, start(t, server)) })
 			}
 			if work, err := server.For(control.Broadcast); err == nil {
 				server.Peer = work
-				t.Run("broadcast", func(t *testing.T) { broadcasts(t, start(t, server)) })
+				t.Run("broadcast", func(t *testing.T) { broadcasts(t, work, start(t, server)) })
 			}
 			server.Work, server.Idle = control.Echo, idle
 			t.Run("idle", func(t *testing.T) { ends(t, server.Peer, start(t, server)) })
@@ -322,23 +323,28 @@ func reports(t *testing.T, r *peers.Running) {
 	}
 }
 
-// A member of a room, or of everybody, as seen from outside.
+// member is a connection of a room, or of everybody, as seen from outside.
 type member struct {
 	*net.TCPConn
-	id    uint32
-	beats int // heartbeats sent, so answers to come
-	wrote chan error
+	id      uint32
+	says    int   // messages
+	lengths []int // of their payloads, one of which each has
+	beats   int   // heartbeats sent, so answers to come
+	wrote   chan error
 }
 
-const messages = 30 // of each member
+// newMember is a member that says something.
+func newMember(c *net.TCPConn, id uint32) *member {
+	return &member{TCPConn: c, id: id, says: 30, lengths: []int{12, 64, 3_000, 70_000}}
+}
 
-// speak sends messages of changing length, each with the room, the sender and
-// its number, and heartbeats between them, cut anywhere.
+// speak begins to send messages, each with the room, the sender and its number,
+// and heartbeats between them, cut anywhere.
 func (m *member) speak(room uint32) {
 	random := rand.New(rand.NewPCG(uint64(m.id), 9))
 	var stream []byte
-	for n := range messages {
-		length := []int{12, 64, 3_000, 70_000}[random.IntN(4)]
+	for n := range m.says {
+		length := m.lengths[random.IntN(len(m.lengths))]
 		stream = binary.BigEndian.AppendUint32(stream, uint32(length))
 		content := make([]byte, length)
 		binary.BigEndian.PutUint32(content, room)
@@ -366,13 +372,15 @@ func (m *member) speak(room uint32) {
 
 // listen reads until every message of every sender was received, each once and
 // in order, and every heartbeat answered.
-func (m *member) listen(room uint32, senders []uint32) error {
+func (m *member) listen(room uint32, senders []*member) error {
 	r := bufio.NewReader(m)
 	next := make(map[uint32]uint32)
-	for _, id := range senders {
-		next[id] = 0
+	left, beats := 0, m.beats
+	for _, sender := range senders {
+		next[sender.id] = 0
+		left += sender.says
 	}
-	for left, beats := len(senders)*messages, m.beats; left > 0 || beats > 0; {
+	for left > 0 || beats > 0 {
 		var head [4]byte
 		if _, err := io.ReadFull(r, head[:]); err != nil {
 			return fmt.Errorf("%d: %w, %d messages and %d heartbeats before the end", m.id, err, left, beats)
@@ -397,49 +405,58 @@ func (m *member) listen(room uint32, senders []uint32) error {
 	return <-m.wrote
 }
 
-// talk has all members of all rooms speak and listen at the same time. Self says
-// that they hear themselves, too.
-func talk(t *testing.T, rooms [][]*member, self bool) {
+// talk has all members of a room speak, and then listen together, with the
+// others or with themselves, too, until all have heard everything. Late ones
+// listen only when the others are done.
+func talk(t *testing.T, room uint32, members []*member, self bool, late ...*member) {
 	t.Helper()
-	heard := make(chan error)
-	listeners := 0
-	for number, room := range rooms {
-		for _, m := range room {
-			m.speak(uint32(number))
-			var senders []uint32
-			for _, other := range room {
-				if other != m || self {
-					senders = append(senders, other.id)
-				}
-			}
-			listeners++
-			go func() { heard <- m.listen(uint32(number), senders) }()
-		}
+	everyone := slices.Concat(members, late)
+	for _, m := range everyone {
+		m.speak(room)
 	}
-	for range listeners {
-		if err := <-heard; err != nil {
-			t.Error(err)
+	for _, group := range [][]*member{members, late} {
+		heard := make(chan error)
+		for _, m := range group {
+			senders := slices.DeleteFunc(slices.Clone(everyone), func(other *member) bool { return other == m && !self })
+			go func() { heard <- m.listen(room, senders) }()
+		}
+		for range group {
+			if err := <-heard; err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }
 
+// backlog: a member that does not read keeps nobody from it, and gets everything
+// once it does.
+func backlog(t *testing.T, dial func(id uint32) *net.TCPConn, self bool) {
+	loud := func(id uint32) *member {
+		return &member{TCPConn: dial(id), id: id, says: 50, lengths: []int{10_000, 400_000}}
+	}
+	talk(t, 7, []*member{loud(1), loud(2)}, self, &member{TCPConn: dial(3), id: 3})
+}
+
+// join makes a connection a member of a room.
+func join(t *testing.T, r *peers.Running, room uint32) *net.TCPConn {
+	t.Helper()
+	c := dial(t, r)
+	hello := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 0, 0, 0, 0, 4}, room)
+	if _, err := c.Write(hello); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, c, hello)
+	return c
+}
+
 // rooms: each message reaches every other member of its room once, in order,
 // and nobody else. Members that leave are no trouble to those that stay.
-func rooms(t *testing.T, r *peers.Running) {
-	join := func(room, id uint32) *member {
-		c := dial(t, r)
-		hello := binary.BigEndian.AppendUint32([]byte{0, 0, 0, 0, 0, 0, 0, 4}, room)
-		if _, err := c.Write(hello); err != nil {
-			t.Fatal(err)
-		}
-		expect(t, c, hello)
-		return &member{TCPConn: c, id: id}
-	}
+func rooms(t *testing.T, p peers.Peer, r *peers.Running) {
 	var all [][]*member
 	for room := range uint32(3) {
 		var members []*member
 		for i := range uint32(6) {
-			members = append(members, join(room, 100*room+i))
+			members = append(members, newMember(join(t, r, room), i))
 		}
 		all = append(all, members)
 	}
@@ -453,10 +470,17 @@ func rooms(t *testing.T, r *peers.Running) {
 	if _, err := r.WaitOpen(3 * 3); err != nil {
 		t.Fatal(err)
 	}
+	var done sync.WaitGroup
 	for i, room := range all {
-		all[i] = []*member{room[1], room[3], room[4], join(uint32(i), 50+100*uint32(i))}
+		members := []*member{room[1], room[3], room[4], newMember(join(t, r, uint32(i)), 50)}
+		done.Go(func() { talk(t, uint32(i), members, false) })
 	}
-	talk(t, all, false)
+	done.Wait()
+	if p.Patient() {
+		t.Run("backlog", func(t *testing.T) {
+			backlog(t, func(uint32) *net.TCPConn { return join(t, r, 7) }, false)
+		})
+	}
 
 	c := dial(t, r)
 	if _, err := c.Write(frames(1, 5)); err != nil {
@@ -469,16 +493,19 @@ func rooms(t *testing.T, r *peers.Running) {
 
 // broadcasts: each message reaches every connection once, its sender included,
 // in order.
-func broadcasts(t *testing.T, r *peers.Running) {
-	var all []*member
-	for id := range uint32(6) {
+func broadcasts(t *testing.T, p peers.Peer, r *peers.Running) {
+	known := func(uint32) *net.TCPConn {
 		c := dial(t, r)
 		beat := frames(0, 0)
 		if _, err := c.Write(beat); err != nil {
 			t.Fatal(err)
 		}
 		expect(t, c, beat)
-		all = append(all, &member{TCPConn: c, id: id})
+		return c
+	}
+	var all []*member
+	for id := range uint32(6) {
+		all = append(all, newMember(known(id), id))
 	}
 	if err := all[2].Close(); err != nil {
 		t.Fatal(err)
@@ -486,7 +513,20 @@ func broadcasts(t *testing.T, r *peers.Running) {
 	if _, err := r.WaitOpen(int64(len(all) - 1)); err != nil {
 		t.Fatal(err)
 	}
-	talk(t, [][]*member{slices.Delete(all, 2, 3)}, true)
+	all = slices.Delete(all, 2, 3)
+	talk(t, 0, all, true)
+	if !p.Patient() {
+		return
+	}
+	for _, m := range all {
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.WaitOpen(0); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("backlog", func(t *testing.T) { backlog(t, known, true) })
 }
 
 const (

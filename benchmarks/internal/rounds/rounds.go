@@ -95,7 +95,7 @@ func once(ctx context.Context, s peers.Server, cpu int, f func(load.Target) (loa
 		return r, err
 	}
 	defer func() { err = errors.Join(err, running.Stop()) }()
-	return f(load.Target{Port: running.Port, PID: running.PID()})
+	return f(load.Target{Port: running.Port, PID: running.PID(), Warmup: s.WarmUp()})
 }
 
 // Row is one server's line of the table.
