@@ -435,7 +435,7 @@ func backlog(t *testing.T, dial func() *net.TCPConn, self bool) {
 		return &member{TCPConn: dial(), id: id, says: 50, lengths: []int{10_000, 400_000}}
 	}
 	narrow := &member{TCPConn: dial(), id: 4}
-	if err := narrow.SetReadBuffer(8 << 10); err != nil {
+	if err := narrow.SetReadBuffer(128 << 10); err != nil {
 		t.Fatal(err)
 	}
 	talk(t, 7, []*member{loud(1), loud(2), narrow}, self, &member{TCPConn: dial(), id: 3})
