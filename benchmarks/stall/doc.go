@@ -32,6 +32,10 @@
 // there are several tries, the others make up for it; where there is one, and
 // nothing is sent but queries, peers end that were due as a short stop began.
 //
+// Where the whole machine stood still, and its kernel received nothing, Strict
+// alone needs the guard, too. No signal does that to a machine; the simulated
+// one of the engine's TestStalledServer does.
+//
 // The guard does one thing more: as time has stood still for all connections,
 // their queries stay spread over the interval. Without it all are due at once
 // when the watcher goes on, and march in step from then on.
