@@ -74,7 +74,7 @@ func (e *CloseError) Diagnosis() Diagnosis {
 			return ev.cut()
 		case ev.Kernel.windowClosed():
 			return NotReading
-		case ev.Unacked == 0 || ev.Kernel.LastAck > 0 && ev.Kernel.LastAck < ev.LastRead:
+		case ev.Unacked == 0 || ev.Kernel.LastAck < ev.LastRead:
 			return Hung // what is under way was sent just now
 		}
 		return HostGone
@@ -99,7 +99,7 @@ func (ev *Evidence) sentAgain() bool { return ev.Kernel.Retransmits > 0 }
 // the peer still gets through to us.
 func (ev *Evidence) cut() Diagnosis {
 	k := &ev.Kernel
-	if k.LastAck > 0 && k.LastAck+k.RTT < k.Unheeded {
+	if k.LastAck+k.RTT < k.Unheeded {
 		return CutOneWay
 	}
 	return HostGone

@@ -94,6 +94,10 @@ func TestDiagnosisOfNetworks(t *testing.T) {
 			LastRead: 5222 * ms, LastWrite: 2001 * ms, Missed: 3, Unacked: 48,
 			Kernel: engine.KernelView{RTT: ms, Retransmits: 4, Unheeded: 6000 * ms, LastAck: 3200 * ms, InFlight: 1, NotSent: 32},
 		}, engine.CutOneWay},
+		{"the same, heard in this very moment", engine.HeartbeatLost, engine.Evidence{
+			LastRead: 6503 * ms, LastWrite: 2001 * ms, Missed: 3, Unacked: 48,
+			Kernel: engine.KernelView{RTT: ms, Retransmits: 4, Unheeded: 6000 * ms, InFlight: 1, NotSent: 32},
+		}, engine.CutOneWay},
 		{"a hung peer, with data that was sent just now", engine.HeartbeatLost, engine.Evidence{
 			LastRead: 8400 * ms, LastWrite: 20 * ms, Missed: 3, Unacked: 8,
 			Kernel: engine.KernelView{RTT: 15 * ms, LastAck: 480 * ms, InFlight: 1},
