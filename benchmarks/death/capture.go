@@ -142,7 +142,7 @@ type stage struct {
 	net    *netns.Net
 	server *child
 	client *child
-	addrs  map[string]string
+	addrs  map[string]Listening
 	begun  time.Time
 }
 
@@ -314,7 +314,7 @@ func (p *packet) pings() (n int) {
 
 // portOf returns the server's port of a detector.
 func (s *stage) portOf(name string) uint16 {
-	_, port, _ := strings.Cut(strings.TrimPrefix(s.addrs[name], "tcp4://"), ":")
+	_, port, _ := strings.Cut(strings.TrimPrefix(s.addrs[name].Addr, "tcp4://"), ":")
 	n, _ := strconv.ParseUint(port, 10, 16)
 	return uint16(n)
 }
@@ -334,7 +334,7 @@ func (s *stage) small(ctx, life context.Context, x *captured) error {
 	groups := []string{probed, quiet, listening, talking}
 	var to []Calls
 	for _, name := range groups {
-		to = append(to, Calls{s.addrs[name], smallGroup, detectorByName(name).Talk})
+		to = append(to, Calls{s.addrs[name].Addr, smallGroup, detectorByName(name).Talk})
 	}
 	if err := s.client.call("Connect", to, &None{}); err != nil {
 		return err
@@ -510,7 +510,7 @@ func (s *stage) crowd(ctx, life context.Context, x *captured) error {
 	interval := s.interval()
 	connect := func(kind, title string) error {
 		s.say("%d connections at once: %s", s.conns(), title)
-		return s.client.call("Connect", []Calls{{s.addrs[s.name(kind)], s.conns(), 0}}, &None{})
+		return s.client.call("Connect", []Calls{{s.addrs[s.name(kind)].Addr, s.conns(), 0}}, &None{})
 	}
 	// measure captures an interval's pings, after a time.
 	measure := func(kind, title string, after time.Duration, judge judgement) error {

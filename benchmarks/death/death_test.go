@@ -432,3 +432,19 @@ func TestJudgeProbes(t *testing.T) {
 		}
 	}
 }
+
+// A bound that is not the engine's own is noticed.
+func TestAsPromised(t *testing.T) {
+	promise := engine.Promise{Detectors: []engine.Detector{
+		{By: "IdleRead", Within: limitOfSilence + tick}, {By: "KeepAlive", Within: 6 * time.Second},
+	}}
+	if err := detectorByName(idleLimit).asPromised(promise); err != nil {
+		t.Error(err)
+	}
+	if err := detectorByName(keepAlive).asPromised(promise); err == nil {
+		t.Error("a keepalive that takes a second longer was let pass")
+	}
+	if err := detectorByName(strict).asPromised(promise); err == nil {
+		t.Error("a detector of which nothing is promised was let pass")
+	}
+}

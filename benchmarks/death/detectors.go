@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/engine"
@@ -24,8 +25,13 @@ type detector struct {
 	Talk, Say time.Duration
 	// Stream: the server sends more and more from before the fault on.
 	Stream bool
-	// Within is the time that is promised for a peer of which nothing is heard
-	// or acknowledged any more.
+	// By names the detector in what the engine itself promises (engine.Promise),
+	// and Extra is what is added to that: how late the kernel's timers are, and how
+	// long it takes until the detector has something to look at.
+	By    string
+	Extra time.Duration
+	// Within is both together: the time that is promised for a peer of which
+	// nothing is heard or acknowledged any more.
 	Within time.Duration
 	// Presets are found by one fault alone: they show what was promised in
 	// seconds.
@@ -84,22 +90,23 @@ func detectors() []*detector {
 	kernelWithin := probes.Idle + probes.Interval*time.Duration(probes.Count)
 	list := []*detector{
 		{Name: strict, What: heartbeat.Strict().String(), Liveness: heartbeat.Strict(), Limits: noDrain, Talk: talkEvery,
-			Within: heartbeat.Strict().WorstCase(), Preset: 9 * time.Second},
+			By: "Interval, Misses, Retry", Within: heartbeat.Strict().WorstCase(), Preset: 9 * time.Second},
 		{Name: relaxed, What: heartbeat.Relaxed().String(), Liveness: heartbeat.Relaxed(), Limits: noDrain, Talk: talkEvery,
-			Within: heartbeat.Relaxed().WorstCase(), Preset: 40 * time.Second},
+			By: "Interval, Misses, Retry", Within: heartbeat.Relaxed().WorstCase(), Preset: 40 * time.Second},
 		{Name: realtime, What: heartbeat.Realtime().String(), Liveness: heartbeat.Realtime(), Limits: noDrain, Talk: heartbeat.Realtime().Interval / 2,
-			Within: heartbeat.Realtime().WorstCase(), Preset: 2 * time.Second},
+			By: "Interval, Misses, Retry", Within: heartbeat.Realtime().WorstCase(), Preset: 2 * time.Second},
 		{Name: idleLimit, What: "IdleRead 5s", Liveness: heartbeat.Config{IdleRead: limitOfSilence}, Limits: noDrain, Talk: talkEvery,
-			Within: limitOfSilence},
+			By: "IdleRead", Within: limitOfSilence},
 		{Name: keepAlive, What: "2s, then 3 probes a second apart; nothing else is said", KeepAlive: probes, Limits: noDrain, Kernel: true,
-			Within: kernelWithin + late(kernelWithin)},
+			By: "KeepAlive", Extra: late(kernelWithin), Within: kernelWithin + late(kernelWithin)},
 		{Name: userTimeout, What: "5s, and the server says something every 500ms", KeepAlive: engine.KeepAlive{UserTimeout: limitOfData}, Limits: noDrain, Kernel: true,
-			Talk: talkEvery, Say: sayEvery, Within: sayEvery + firstRetransmit + limitOfData + late(limitOfData)},
+			Talk: talkEvery, Say: sayEvery,
+			By: "KeepAlive.UserTimeout", Extra: sayEvery + firstRetransmit + late(limitOfData), Within: sayEvery + firstRetransmit + limitOfData + late(limitOfData)},
 		{Name: drainRate, What: "1 KiB/s over 2s, and the server sends 20 KiB/s", Limits: drain, Talk: talkEvery, Stream: true,
-			Within: fill + 2*limitOfDraining},
+			By: "DrainRate, DrainWindow", Extra: fill, Within: fill + 2*limitOfDraining},
 		{Name: together, What: "Strict, IdleRead 7s, keepalive and user timeout derived from it, drain rate, and the server says something every 500ms",
 			Liveness: strictWithIdle(), KeepAlive: engine.KeepAlive{Idle: probes.Idle, Interval: probes.Interval, Count: probes.Count}, Limits: together1(),
-			Talk: talkEvery, Say: sayEvery, Within: limitTogether},
+			Talk: talkEvery, Say: sayEvery, By: "IdleRead", Within: limitTogether},
 	}
 	return list
 }
@@ -114,6 +121,20 @@ func together1() engine.Limits {
 	l := noDrain
 	l.Backlog = drain.Backlog
 	return l
+}
+
+// asPromised returns an error unless d's bound is what the engine promises, give
+// or take a tick.
+func (d *detector) asPromised(p engine.Promise) error {
+	for _, x := range p.Detectors {
+		if x.By == d.By {
+			if off := x.Within + d.Extra - d.Within; off.Abs() > tick {
+				return fmt.Errorf("%s: the engine promises %v by %s, and %v more make %v, not %v", d.Name, x.Within, x.By, d.Extra, x.Within+d.Extra, d.Within)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: the engine promises nothing by %s: %+v", d.Name, d.By, p)
 }
 
 func detectorByName(name string) *detector {

@@ -39,7 +39,8 @@ func (t *table) markdown(facts machine.Facts) string {
 	fmt.Fprintf(&b, "A server host, a router, and a host for each run of a fault, all of them network namespaces joined by veth pairs; "+
 		"server and clients are processes of their own. Each fault struck %d times, each time %d connections of every detector of the engine's "+
 		"and %d of the kernel's; a fault that the router makes hits all of a host's connections at once, in whatever phase they are. "+
-		"Times are seconds from when the fault began to come about until Handler.Close, on the server's clock. Promised is the detector's own bound, "+
+		"Times are seconds from when the fault began to come about until Handler.Close, on the server's clock. Promised is the bound that the engine states (Server.Promises), "+
+		"with what a kernel's timers need on top, "+
 		"plus a tick (%v), what the engine's loop was late (LoopStats.Lag and, during the fault, Stalled), and the time that the fault took to come about; "+
 		"the largest of all connections is shown, while each is judged by its own. Reason and diagnosis are right if they are among those that can be known, in at least %.0f %%.\n\n",
 		c.Rounds, c.Conns, c.Kernel, tick, 100*rightShare)

@@ -88,7 +88,7 @@ type tableRun struct {
 	begun  time.Time
 	net    *netns.Net
 	server *child
-	addrs  map[string]string // by detector
+	addrs  map[string]Listening // by detector
 
 	building sync.Mutex // of hosts
 
@@ -164,6 +164,11 @@ func (r *tableRun) startServer(ctx context.Context) error {
 	if err := r.server.call("Listen", ServerSetup{addr, r.Detectors}, &r.addrs); err != nil {
 		return errors.Join(err, r.server.stop())
 	}
+	for _, name := range r.Detectors {
+		if err := detectorByName(name).asPromised(r.addrs[name].Promise); err != nil {
+			return errors.Join(err, r.server.stop())
+		}
+	}
 	return nil
 }
 
@@ -223,7 +228,7 @@ func (c *tableConfig) counts(f *fault) map[string]int {
 func (r *rowRun) connect(counts map[string]int) error {
 	var to []Calls
 	for name, n := range counts {
-		to = append(to, Calls{r.addrs[name], n, detectorByName(name).Talk})
+		to = append(to, Calls{r.addrs[name].Addr, n, detectorByName(name).Talk})
 	}
 	if err := r.client.call("Connect", to, &None{}); err != nil {
 		return err

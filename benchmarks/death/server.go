@@ -65,9 +65,15 @@ type ServerSetup struct {
 	Detectors []string
 }
 
-// Listen starts an engine for each detector, and tells its address.
-func (s *server) Listen(setup ServerSetup, addrs *map[string]string) error {
-	*addrs = make(map[string]string)
+// Listening is where an engine listens, and what it promises.
+type Listening struct {
+	Addr    string
+	Promise engine.Promise
+}
+
+// Listen starts an engine for each detector.
+func (s *server) Listen(setup ServerSetup, listening *map[string]Listening) error {
+	*listening = make(map[string]Listening)
 	for _, name := range setup.Detectors {
 		d := detectorByName(name)
 		var srv *engine.Server
@@ -95,7 +101,7 @@ func (s *server) Listen(setup ServerSetup, addrs *map[string]string) error {
 			return err
 		}
 		s.engines[name] = srv
-		(*addrs)[name] = srv.Addrs()[0]
+		(*listening)[name] = Listening{srv.Addrs()[0], srv.Promises()[0]}
 		go func() { _ = srv.Serve(context.Background()) }()
 	}
 	return nil
