@@ -27,6 +27,7 @@ type cell struct {
 	Found                       []time.Duration // how long after the fault began, in order
 	Limit                       time.Duration   // the longest that was promised to any
 	Own                         time.Duration   // the longest that it took any, less stalls and the time that the fault took
+	Machine                     time.Duration   // the longest stalls, with the time that the fault took
 	Late                        int             // found after what was promised to them
 	Early                       int             // ended before the fault, or although the detector cannot see it
 	Reasons                     map[string]int
@@ -70,6 +71,7 @@ func (x *cell) judge(conns int, ends []End, s strike) {
 		limit := x.want.Within + tick + s.lag + machine
 		x.Limit = max(x.Limit, limit)
 		x.Own = max(x.Own, took-machine)
+		x.Machine = max(x.Machine, machine)
 		x.Found = append(x.Found, took)
 		if took > limit {
 			x.Late++

@@ -67,6 +67,15 @@ func (t *table) markdown(facts machine.Facts) string {
 		fmt.Fprintf(&b, "| %s | %s | %d | %s | %s | %s | %s | %s | %s |\n", x.fault.What, x.detector.Name, x.Conns,
 			seconds(x.p50()), seconds(x.max()), seconds(x.Limit), counts(x.Reasons), counts(x.Diagnoses), verdict)
 	}
+	machine, share := time.Duration(0), 0
+	for _, x := range t.cells {
+		machine = max(machine, x.Machine)
+		if x.Machine > 100*time.Millisecond {
+			share++
+		}
+	}
+	fmt.Fprintf(&b, "\nOf what was promised, stalls of the server's loops and the time that a fault took to come about are at most %v, and more than 100ms in %d of %d rows: "+
+		"with much more than that the machine did other things, and the run should be repeated.\n", machine.Round(time.Millisecond), share, len(t.cells))
 	verdict := "no false verdict"
 	if p := t.control.problems(); p != "" {
 		verdict = "**" + p + "**"
