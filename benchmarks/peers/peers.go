@@ -221,6 +221,9 @@ func (p Peer) For(work control.Work) (Peer, error) {
 // silent.
 func (p Peer) Watches() bool { return !p.blind }
 
+// Program names the program that p is, with whatever arguments.
+func (p Peer) Program() string { return p.program.name }
+
 // AnswersLast says whether p answers all that a peer sent before it ended its
 // stream.
 func (p Peer) AnswersLast() bool { return !p.hasty }
