@@ -52,41 +52,84 @@ func (p Plan) Measure(ctx context.Context, put Load) (samples []Sample, shared b
 	if p.Rounds < 1 {
 		return nil, false, fmt.Errorf("%d rounds asked for", p.Rounds)
 	}
-	serverCPU, loadCPU, shared, err := proc.Pair()
+	b, err := Open(ctx, p.Name, p.Peers, p.Progress)
 	if err != nil {
 		return nil, false, err
 	}
-	if shared {
-		fmt.Fprintln(p.Progress, "only one processor may be used: server and load share it")
-	}
-	dir, err := os.MkdirTemp("", "pulsewheel-"+p.Name+"-")
-	if err != nil {
-		return nil, shared, err
-	}
-	defer os.RemoveAll(dir)
-	program, err := load.Build(ctx, dir)
-	if err != nil {
-		return nil, shared, err
-	}
-	servers, err := peers.Build(ctx, dir, p.Peers)
-	if err != nil {
-		return nil, shared, err
-	}
-
+	defer b.Close()
 	random := rand.New(rand.NewPCG(p.Seed, 0))
 	for round := range p.Rounds {
-		for place, i := range random.Perm(len(servers)) {
-			s := servers[i]
-			r, err := once(ctx, s, serverCPU, func(t load.Target) (load.Result, error) { return put(ctx, program, loadCPU, t) })
-			if err != nil {
-				return nil, shared, fmt.Errorf("round %d, %s: %w", round+1, s.Name, err)
-			}
-			samples = append(samples, Sample{round, place, s.Name, r.CPUPerMessage(), r})
-			fmt.Fprintf(p.Progress, "round %d/%d  %-12s %8.1f ns of CPU a message, %9d messages, server busy %3.0f %%, others %.2f CPUs\n",
-				round+1, p.Rounds, s.Name, r.CPUPerMessage(), r.Messages, 100*r.ServerBusy(), r.Others())
+		more, err := b.Round(ctx, p, round, random, put)
+		if err != nil {
+			return nil, b.Shared, err
 		}
+		samples = append(samples, more...)
 	}
-	return samples, shared, nil
+	return samples, b.Shared, nil
+}
+
+// Bench is what plans are measured on: programs that are built, and processors
+// that are chosen. Several plans take turns on one where all that is compared is
+// to be measured in the same hour.
+type Bench struct {
+	// Shared says that server and load have to share a processor.
+	Shared bool
+
+	dir       string
+	program   load.Program
+	servers   map[string]peers.Server // by program
+	serverCPU int
+	loadCPU   int
+}
+
+// Open builds the load and the programs of all peers that plans on this bench
+// name. The caller closes it.
+func Open(ctx context.Context, name string, all []peers.Peer, progress io.Writer) (b *Bench, err error) {
+	b = &Bench{servers: make(map[string]peers.Server)}
+	if b.serverCPU, b.loadCPU, b.Shared, err = proc.Pair(); err != nil {
+		return nil, err
+	}
+	if b.Shared {
+		fmt.Fprintln(progress, "only one processor may be used: server and load share it")
+	}
+	if b.dir, err = os.MkdirTemp("", "pulsewheel-"+name+"-"); err != nil {
+		return nil, err
+	}
+	if b.program, err = load.Build(ctx, b.dir); err != nil {
+		b.Close()
+		return nil, err
+	}
+	servers, err := peers.Build(ctx, b.dir, all)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	for _, s := range servers {
+		b.servers[s.Program()] = s
+	}
+	return b, nil
+}
+
+// Close removes what was built.
+func (b *Bench) Close() { _ = os.RemoveAll(b.dir) } // what is left of it is the system's to clean
+
+// Round measures each of the plan's peers once, in random order.
+func (b *Bench) Round(ctx context.Context, p Plan, round int, random *rand.Rand, put Load) (samples []Sample, err error) {
+	for place, i := range random.Perm(len(p.Peers)) {
+		s, built := b.servers[p.Peers[i].Program()]
+		if !built {
+			return nil, fmt.Errorf("%s is not built on this bench", p.Peers[i].Name)
+		}
+		s.Peer = p.Peers[i]
+		r, err := once(ctx, s, b.serverCPU, func(t load.Target) (load.Result, error) { return put(ctx, b.program, b.loadCPU, t) })
+		if err != nil {
+			return nil, fmt.Errorf("round %d, %s: %w", round+1, s.Name, err)
+		}
+		samples = append(samples, Sample{round, place, s.Name, r.CPUPerMessage(), r})
+		fmt.Fprintf(p.Progress, "round %d/%d  %-12s %8.1f ns of CPU a message, %9d messages, server busy %3.0f %%, others %.2f CPUs\n",
+			round+1, p.Rounds, s.Name, r.CPUPerMessage(), r.Messages, 100*r.ServerBusy(), r.Others())
+	}
+	return samples, nil
 }
 
 func once(ctx context.Context, s peers.Server, cpu int, f func(load.Target) (load.Result, error)) (r load.Result, err error) {
