@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/Allenxuxu/gev v0.5.0
 	github.com/Allenxuxu/ringbuffer v0.0.11
+	github.com/HdrHistogram/hdrhistogram-go v1.2.0
 	github.com/RussellLuo/timingwheel v0.0.0-20220218152713-54845bda3108
 	github.com/aceld/zinx v1.2.8
 	github.com/antlabs/timer v0.1.4
