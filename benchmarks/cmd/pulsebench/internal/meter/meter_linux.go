@@ -106,3 +106,12 @@ func field(path, name string) (int64, error) {
 	}
 	return 0, fmt.Errorf("memory: %s has no %s", path, name)
 }
+
+// FileLimit is how many descriptors a process can have here.
+func FileLimit() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Max > 1<<30 {
+		return 1 << 30
+	}
+	return int(limit.Max)
+}

@@ -1,9 +1,9 @@
 package spec
 
 // A worker gets its Spec as a line of JSON on standard input, then Orders, and
-// writes Notes to standard output, each a line of JSON. It keeps its connections
-// and ends when its input does. Times are of the monotonic clock that all processes share, in
-// nanoseconds.
+// writes Notes to standard output, each a line of JSON. It keeps its
+// connections after the last note, and ends when its input does. Times are of
+// the monotonic clock that all processes share, in nanoseconds.
 
 // Order is what a worker is told.
 type Order struct {
