@@ -240,6 +240,9 @@ func (g *Generator) handle(c *conn, e wire.Event) {
 			g.fail(fmt.Errorf("connection %d: %w", c.number, err))
 		}
 	case wire.Answer:
+		if c.mute {
+			return // nobody waits for it any more
+		}
 		if c.beatDue == 0 {
 			g.fail(fmt.Errorf("connection %d: an answer to a heartbeat that was not sent", c.number))
 			return
