@@ -75,10 +75,11 @@ const forever = int64(1) << 62
 // nanoseconds.
 func (p *poller) wait(ns int64) ([]unix.EpollEvent, error) {
 	for !p.coarse {
-		var limit *unix.Timespec
+		// 64 bits each on every architecture, unlike unix.Timespec.
+		var limit *[2]int64
 		if ns < forever {
-			t := unix.NsecToTimespec(max(ns, 0))
-			limit = &t
+			ns = max(ns, 0)
+			limit = &[2]int64{ns / 1e9, ns % 1e9}
 		}
 		n, _, errno := syscall.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])),
 			uintptr(len(p.events)), uintptr(unsafe.Pointer(limit)), 0, 0)

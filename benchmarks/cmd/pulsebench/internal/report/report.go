@@ -178,7 +178,9 @@ func number(v float64, unit string) string {
 // percentiles are the marks of an axis that gives each nine the same room.
 var percentiles = []tick{{1, "0"}, {2, "50 %"}, {10, "90 %"}, {100, "99 %"}, {1000, "99.9 %"}, {1e4, "99.99 %"}}
 
-func plain(v float64) string { return strings.TrimSuffix(fmt.Sprintf("%g", math.Round(v*1000)/1000), ".0") }
+func plain(v float64) string {
+	return strings.TrimSuffix(fmt.Sprintf("%g", math.Round(v*1000)/1000), ".0")
+}
 
 func thousands(v float64) string {
 	switch {

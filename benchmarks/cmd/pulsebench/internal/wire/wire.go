@@ -182,7 +182,7 @@ func custom(o Options) (Protocol, error) {
 	}
 	var bytes [5][]byte
 	for i, field := range [...]struct{ name, text string }{
-		{"header", f.Header}, {"trailer", f.Trailer}, {"heartbeat", f.Heartbeat}, {"answer", f.Answer}, {"greeting", f.Greeting},
+		{"header", f.Header}, {"trailer", f.Trailer}, {"heartbeat-frame", f.Heartbeat}, {"heartbeat-answer", f.Answer}, {"greeting", f.Greeting},
 	} {
 		b, err := hex.DecodeString(strings.Join(strings.Fields(field.text), ""))
 		if err != nil {
@@ -192,7 +192,7 @@ func custom(o Options) (Protocol, error) {
 	}
 	header, trailer, query, answer, greeting := bytes[0], bytes[1], bytes[2], bytes[3], bytes[4]
 	if len(answer) > 0 && len(query) == 0 {
-		return nil, fmt.Errorf("protocol %s: -answer without -heartbeat", Custom)
+		return nil, fmt.Errorf("protocol %s: -heartbeat-answer without -heartbeat-frame", Custom)
 	}
 	if f.GreetingFrames < 0 || f.GreetingFrames > 0 && len(greeting) == 0 {
 		return nil, fmt.Errorf("protocol %s: -greeting-frames %d without -greeting", Custom, f.GreetingFrames)

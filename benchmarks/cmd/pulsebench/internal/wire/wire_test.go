@@ -90,13 +90,13 @@ func TestCustom(t *testing.T) {
 // What makes no protocol is refused, and the flag at fault is named.
 func TestNewRefuses(t *testing.T) {
 	for want, o := range map[string]wire.Options{
-		"no protocol":      {Name: "smoke signals"},
-		"describes":        {Name: wire.Custom},
-		"-heartbeat":       {Name: wire.Custom, Format: &wire.Format{Size: 4, Heartbeat: "0g"}},
-		"-answer without":  {Name: wire.Custom, Format: &wire.Format{Size: 4, Answer: "00000000"}},
-		"-greeting-frames": {Name: wire.Custom, Format: &wire.Format{Size: 4, GreetingFrames: 1}},
-		"LengthField.Size": {Name: wire.Custom, Format: &wire.Format{Size: 5}},
-		"keep-alive":       {Name: "mqtt", KeepAlive: 1 << 50},
+		"no protocol":       {Name: "smoke signals"},
+		"describes":         {Name: wire.Custom},
+		"-heartbeat-frame":  {Name: wire.Custom, Format: &wire.Format{Size: 4, Heartbeat: "0g"}},
+		"-heartbeat-answer": {Name: wire.Custom, Format: &wire.Format{Size: 4, Answer: "00000000"}},
+		"-greeting-frames":  {Name: wire.Custom, Format: &wire.Format{Size: 4, GreetingFrames: 1}},
+		"LengthField.Size":  {Name: wire.Custom, Format: &wire.Format{Size: 5}},
+		"keep-alive":        {Name: "mqtt", KeepAlive: 1 << 50},
 	} {
 		if _, err := wire.New(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want something about %q", o, err, want)
