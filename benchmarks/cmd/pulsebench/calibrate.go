@@ -200,7 +200,7 @@ func (c calibration) plan(port, depth int) spec.Spec {
 		Target: "127.0.0.1:" + strconv.Itoa(port), Workload: spec.Closed, Protocol: wire.Options{Name: "length4"},
 		Conns: c.echo.Conns, Payload: strconv.Itoa(c.echo.Payload), Seed: c.seed, Depth: depth,
 		Arrivals: spec.Uniform, End: spec.EndFin, Senders: 1, Connecting: 128, ConnectLimit: 30 * time.Second,
-		Warmup: c.echo.Warmup, Duration: c.echo.Window, Drain: 5 * time.Second, Step: max(c.echo.Window/10, 10*time.Millisecond),
+		Warmup: c.echo.Warmup, Duration: c.echo.Window, Drain: 5 * time.Second, Step: max(c.echo.Window, 10*time.Millisecond),
 		DetectLimit: time.Second, MaxOutstanding: 1_000_000, Workers: 1, SaturatedAt: 1,
 	}
 }

@@ -159,6 +159,7 @@ func parseRun(args []string, progress io.Writer) (*options, error) {
 	set.DurationVar(&p.Drain, "drain", 5*time.Second, "how long answers are awaited after the window")
 	set.DurationVar(&p.Step, "step", 0, "resolution of the series over time (default a fortieth of the window, 0.1 to 10 s)")
 	set.IntVar(&p.MaxOutstanding, "max-outstanding", 1_000_000, "open, broadcast: messages that may wait for an answer")
+	set.DurationVar(&p.Spin, "spin", 0, "waits up to this long are spent awake: more exact due times, for all of a processor (try 200µs)")
 	set.StringVar(&sources, "sources", "", "comma-separated source `addresses` to connect from (default: as many of 127.0.0.x as are needed)")
 	set.IntVar(&p.Workers, "workers", 0, "load processes (default as many as the limit of descriptors demands)")
 	set.Float64Var(&p.SaturatedAt, "saturated", 0.85, "share of a processor above which a load process counts as the bottleneck")

@@ -51,10 +51,10 @@ func (s *session) result() (result.Run, error) {
 	r.Counters = sum.window
 	r.Seconds = sum.seconds / workers
 	r.MessagesPerSecond = sum.rate
-	r.Client = result.Client{Shares: sum.own, CPUPerMessage: ratio(1e9*sum.ownCPUs, sum.rate), MessagesPerRead: ratio(float64(sum.window.Messages), float64(sum.window.Reads))}
+	r.Client = result.Client{Shares: sum.own, Spun: sum.spun, CPUPerMessage: ratio(1e9*sum.ownCPUs, sum.rate), MessagesPerRead: ratio(float64(sum.window.Messages), float64(sum.window.Reads))}
 	// Every worker has read the same clocks over its own window.
 	serverCPUs, machineCPUs := sum.serverCPUs/workers, sum.machineCPUs/workers
-	r.OtherCPUs = max(0, machineCPUs-serverCPUs-sum.ownCPUs)
+	r.OtherCPUs = max(0, machineCPUs-serverCPUs-sum.ownCPUs-sum.spun)
 	if len(s.PIDs) > 0 {
 		r.Server = s.server(serverCPUs, sum.rate)
 	}
@@ -85,6 +85,7 @@ type totals struct {
 	rate          float64 // messages a second
 	own           []float64
 	ownCPUs       float64
+	spun          float64
 	serverCPUs    float64
 	machineCPUs   float64
 	gaps          int64
@@ -97,6 +98,7 @@ func (t *totals) add(s *spec.Share) {
 	t.seconds += ns / 1e9
 	t.rate += ratio(1e9*float64(s.Counters.Messages), ns)
 	t.own = append(t.own, ratio(float64(s.OwnCPU), ns))
+	t.spun += ratio(float64(s.Spun), ns)
 	t.ownCPUs += ratio(float64(s.OwnCPU), ns)
 	t.serverCPUs += ratio(float64(s.ServerCPU), ns)
 	t.machineCPUs += ratio(float64(s.MachineCPU), ns)

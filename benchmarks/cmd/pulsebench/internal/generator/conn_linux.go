@@ -67,7 +67,7 @@ func (g *Generator) dial(c *conn, due int64) error {
 	c.turn++
 	*c = conn{
 		transport: t, session: g.protocol.Session(c.number), number: c.number, index: c.index, turn: c.turn,
-		state: connecting, begun: due, queue: queue{ring: c.queue.ring}, extra: c.extra,
+		state: connecting, begun: due, extra: c.extra,
 	}
 	if err := g.poll.add(t.Descriptor(), c.index, c.turn, unix.EPOLLIN|unix.EPOLLOUT); err != nil {
 		c.release(g)

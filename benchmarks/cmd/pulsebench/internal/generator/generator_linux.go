@@ -84,6 +84,9 @@ type Generator struct {
 	isReady *hist.Histogram
 	beats   *hist.Histogram
 
+	// spun is the processor time spent awake while nothing was to be done.
+	spun int64
+
 	lost     map[string]int64
 	problems []string
 	failure  error // ends the run
@@ -107,6 +110,7 @@ type mark struct {
 	at                   int64
 	counts               spec.Counters
 	own, server, machine int64
+	spun                 int64
 }
 
 func newGenerator(plan spec.Spec, notes *notebook) (*Generator, error) {
@@ -208,7 +212,7 @@ func (g *Generator) run() (*spec.Share, error) {
 		if g.phase == over {
 			return g.share()
 		}
-		events, err := g.poll.wait(next - g.now)
+		events, err := g.wait(next - g.now)
 		if err != nil {
 			return nil, err
 		}
@@ -228,6 +232,23 @@ func (g *Generator) run() (*spec.Share, error) {
 		}
 	}
 }
+
+// wait waits for events, no longer than ns nanoseconds. A short wait is spent
+// awake if that was asked for: waking up takes longer than some waits.
+func (g *Generator) wait(ns int64) ([]unix.EpollEvent, error) {
+	if ns <= 0 || ns > int64(g.spec.Spin) {
+		return g.poll.wait(ns)
+	}
+	before := meter.Thread()
+	events, err := g.poll.wait(0)
+	if len(events) == 0 {
+		g.spun += meter.Thread() - before
+	}
+	return events, err
+}
+
+// own is the processor time that load has taken so far.
+func (g *Generator) own() int64 { return meter.Own() - g.spun }
 
 // step does what is due by now and returns when the next thing is.
 func (g *Generator) step() (next int64) {
@@ -301,6 +322,7 @@ func (g *Generator) setPhase(p phase) {
 		g.series.start(g.window.From)
 	case draining:
 		g.to = g.mark()
+		g.series.advance(g.window.To)
 		g.drain = g.now + int64(g.spec.Drain)
 	}
 }
@@ -311,7 +333,7 @@ func (g *Generator) counted(at int64) bool {
 }
 
 func (g *Generator) mark() mark {
-	m := mark{at: monotonic.Now(), counts: g.counts, own: meter.Own(), machine: meter.Machine()}
+	m := mark{at: monotonic.Now(), counts: g.counts, own: g.own(), spun: g.spun, machine: meter.Machine()}
 	if len(g.mine.PIDs) > 0 {
 		server, err := meter.CPUs(g.mine.PIDs)
 		if err != nil {
@@ -343,7 +365,7 @@ func (g *Generator) problem(format string, args ...any) {
 func (g *Generator) share() (*spec.Share, error) {
 	s := &spec.Share{
 		From: g.from.at, To: g.to.at, Counters: g.to.counts.Sub(g.from.counts), Total: g.counts,
-		OwnCPU: g.to.own - g.from.own, ServerCPU: g.to.server - g.from.server, MachineCPU: g.to.machine - g.from.machine,
+		OwnCPU: g.to.own - g.from.own, Spun: g.to.spun - g.from.spun, ServerCPU: g.to.server - g.from.server, MachineCPU: g.to.machine - g.from.machine,
 		Lost: g.lost, Problems: g.problems, Stopped: g.stopped,
 	}
 	g.work.report(s) // which may count what never came

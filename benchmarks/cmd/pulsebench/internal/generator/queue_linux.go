@@ -6,12 +6,14 @@ type entry struct {
 	size uint32
 }
 
-// queue holds a connection's entries in order. It grows as needed and keeps its
-// room.
+// queue holds a connection's entries in order. It begins with room for a few
+// within itself, which saves the usual connection a look elsewhere; it grows as
+// needed and keeps its room. It must not be moved while it is in use.
 type queue struct {
 	ring []entry // a power of two, or nil
 	head uint32  // of the first entry
 	n    uint32
+	few  [4]entry
 }
 
 func (q *queue) len() int { return int(q.n) }
@@ -35,7 +37,11 @@ func (q *queue) pop() entry {
 }
 
 func (q *queue) grow() {
-	bigger := make([]entry, max(4, 2*len(q.ring)))
+	if q.ring == nil {
+		q.ring = q.few[:]
+		return
+	}
+	bigger := make([]entry, 2*len(q.ring))
 	for i := range q.n {
 		bigger[i] = q.at(i)
 	}

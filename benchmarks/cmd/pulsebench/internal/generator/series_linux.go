@@ -63,12 +63,18 @@ func (s *series) start(at int64) {
 
 // due ends the steps that are over by now and returns when the next one is.
 func (s *series) due() int64 {
-	g := s.g
-	if g.phase != counting {
+	if s.g.phase != counting {
 		return forever
 	}
-	for g.now >= s.next {
-		m := mark{counts: g.counts, own: meter.Own()}
+	s.advance(s.g.now)
+	return s.next
+}
+
+// advance ends the steps that are over by then.
+func (s *series) advance(until int64) {
+	g := s.g
+	for until >= s.next {
+		m := mark{counts: g.counts, own: g.own()}
 		if len(g.mine.PIDs) > 0 {
 			m.server, _ = meter.CPUs(g.mine.PIDs) // a failure shows at the end
 		}
@@ -82,7 +88,6 @@ func (s *series) due() int64 {
 		s.index++
 		s.next += int64(g.spec.Step)
 	}
-	return s.next
 }
 
 // end stops the goroutine, and returns all that was recorded. It may be called

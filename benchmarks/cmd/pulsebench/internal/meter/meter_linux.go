@@ -36,6 +36,15 @@ func CPUs(pids []int) (sum int64, err error) {
 	return sum, nil
 }
 
+// Thread is the processor time that this thread has used, in nanoseconds.
+func Thread() int64 {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t) != nil {
+		return 0
+	}
+	return t.Nano()
+}
+
 // Own is the processor time that this process has used, in nanoseconds.
 func Own() int64 {
 	var t unix.Timespec

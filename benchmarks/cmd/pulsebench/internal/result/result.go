@@ -108,6 +108,9 @@ func NewLatency(h *hist.Histogram) (*Latency, error) {
 type Client struct {
 	// Shares is each worker's part of one processor.
 	Shares []float64 `json:"cpu_share"`
+	// Spun is what all workers together spent awake waiting (-spin), in
+	// processors; Shares do not have it.
+	Spun float64 `json:"spun_cpus,omitempty"`
 	// CPUPerMessage is of all workers together, in nanoseconds.
 	CPUPerMessage float64 `json:"cpu_ns_per_message"`
 	// Messages per system call show how far answers came in batches.

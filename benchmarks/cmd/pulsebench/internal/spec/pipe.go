@@ -95,7 +95,8 @@ type Share struct {
 	Counters Counters `json:"counters"` // within it
 	Total    Counters `json:"total"`    // from first to last
 
-	OwnCPU     int64 `json:"own_cpu_ns"`
+	OwnCPU     int64 `json:"own_cpu_ns"` // Spun not included
+	Spun       int64 `json:"spun_ns"`
 	ServerCPU  int64 `json:"server_cpu_ns"`
 	MachineCPU int64 `json:"machine_cpu_ns"`
 

@@ -100,6 +100,9 @@ type Spec struct {
 	// MaxOutstanding bounds the messages of an open loop that wait for answers.
 	MaxOutstanding int `json:"max_outstanding,omitempty"`
 
+	// Spin is the longest wait that is spent awake.
+	Spin time.Duration `json:"spin_ns,omitempty"`
+
 	Sources []string `json:"sources,omitempty"`
 	Workers int      `json:"workers"`
 	// SaturatedAt is the share of a processor above which the load itself is
@@ -223,6 +226,7 @@ func (s Spec) checkNumbers() error {
 		{"-detect-limit", s.DetectLimit, 10 * time.Millisecond},
 		{"-promise", s.Promise, 0},
 		{"-step", s.Step, 10 * time.Millisecond},
+		{"-spin", s.Spin, 0},
 	} {
 		if d.value < d.least || d.value > MaxDuration {
 			return fmt.Errorf("%s %v: not from %v to %v", d.flag, d.value, d.least, MaxDuration)

@@ -217,6 +217,9 @@ func custom(o Options) (Protocol, error) {
 		return nil, fmt.Errorf("protocol %s: %w", Custom, err)
 	}
 	p.greeting, p.awaited = greeting, f.GreetingFrames
+	if p.awaited > 0 {
+		p.shared = nil
+	}
 	return p, nil
 }
 
@@ -243,6 +246,8 @@ type framed struct {
 	min, max int // payload
 	greeting []byte
 	awaited  int // frames that answer the greeting
+	// shared is the session of all connections, where none has a state.
+	shared *conversation
 }
 
 // frames makes a protocol of a codec. format is the factory again, if it is one
@@ -261,6 +266,9 @@ func frames(factory codec.Factory, format *codec.LengthField, o Options) (*frame
 	p := &framed{codec: c, beat: c.Properties()}
 	if err := p.measure(o.MaxFrame); err != nil {
 		return nil, err
+	}
+	if c.PerConn() == c {
+		p.shared = &conversation{framed: p, codec: c}
 	}
 	return p, nil
 }
@@ -298,6 +306,9 @@ func (p *framed) Heartbeats() (sent, answered bool) {
 }
 
 func (p *framed) Session(uint32) Session {
+	if p.shared != nil {
+		return p.shared
+	}
 	return &conversation{framed: p, codec: p.codec.PerConn(), awaited: p.awaited}
 }
 
