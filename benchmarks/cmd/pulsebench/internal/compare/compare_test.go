@@ -69,24 +69,26 @@ func TestDiffers(t *testing.T) {
 // Noise is not called a difference: of results of the same distribution, hardly
 // one in twenty is, with five runs and with fifteen, paired and not.
 func TestDoesNotDiffer(t *testing.T) {
-	random := rand.New(rand.NewPCG(2, 2))
-	for _, o := range []compare.Options{{}, {Paired: true}} {
-		for _, n := range []int{6, 15} {
-			const tries = 60
-			called := 0
-			for range tries {
-				a, b := file("a", noisy(random, n, 1000, 0.1)), file("b", noisy(random, n, 1000, 0.1))
-				for i := range n {
-					a.Runs[i].Latency, b.Runs[i].Latency = nil, nil // one metric is enough
-				}
-				c := one(t, a, b, o)
-				if c.Differences[0].Verdict != compare.Same {
-					called++
-				}
+	for _, test := range []struct {
+		n int
+		o compare.Options
+	}{{5, compare.Options{}}, {15, compare.Options{}}, {12, compare.Options{Paired: true}}} {
+		n, o, random := test.n, test.o, rand.New(rand.NewPCG(2, 2))
+		const tries = 25
+		called := 0
+		for range tries {
+			a, b := file("a", noisy(random, n, 1000, 0.1)), file("b", noisy(random, n, 1000, 0.1))
+			for i := range n {
+				a.Runs[i].Latency, b.Runs[i].Latency = nil, nil // one metric is enough
 			}
-			if called > tries/10 {
-				t.Errorf("%+v, %d runs: %d of %d results that do not differ are said to", o, n, called, tries)
+			c := one(t, a, b, o)
+			if c.Differences[0].Verdict != compare.Same {
+				called++
 			}
+		}
+		// One or two are to be expected; five would happen once in a hundred times.
+		if called > 5 {
+			t.Errorf("%+v, %d runs: %d of %d results that do not differ are said to", o, n, called, tries)
 		}
 	}
 }

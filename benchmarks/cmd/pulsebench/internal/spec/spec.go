@@ -151,7 +151,8 @@ func (s Spec) Check() (Spec, wire.Protocol, sizes.Distribution, error) {
 		return fail(err)
 	}
 	s.Protocol.Broadcast = s.Workload == Broadcast
-	s.Protocol.KeepAlive = s.Heartbeat
+	// A client that keeps its word with time to spare.
+	s.Protocol.KeepAlive = 2 * s.Heartbeat
 	if s.Protocol.Room > 0 && (s.Protocol.Name != "mqtt" || s.Workload != Broadcast) {
 		return fail(errors.New("-room: only for -workload broadcast with -protocol mqtt; elsewhere the server decides who receives what"))
 	}
