@@ -66,7 +66,8 @@ func (s *series) due() int64 {
 	if s.g.phase != counting {
 		return forever
 	}
-	s.advance(s.g.now)
+	// The last step ends with the window, when its counters are read.
+	s.advance(min(s.g.now, s.g.window.To-1))
 	return s.next
 }
 
