@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -299,25 +302,27 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// A message that reaches another connection is noticed although its number and
-// length are right.
+// Two messages of one number and length that reach each other's connections are
+// noticed.
 func TestMixedUp(t *testing.T) {
-	var last *engine.Conn // touched by the one loop only
+	var held *engine.Conn // these are the one loop's
+	var message []byte
 	srv := serve(t, engine.Config{
 		Listeners: []engine.Listener{{Codec: codec.Length4(), Liveness: heartbeat.Relaxed()}},
 		Handler: engine.Handler{Message: func(c *engine.Conn, payload []byte) {
-			to := c
-			if last != nil {
-				to = last
+			if held == nil {
+				held, message = c, append([]byte(nil), payload...)
+				return
 			}
-			last = c
-			_ = to.Send(payload)
+			_ = held.Send(payload)
+			_ = c.Send(message)
+			held = nil
 		}},
 	})
 	p := plan(srv, spec.Closed, "length4")
-	p.Payload, p.Depth = "64", 1
-	if _, err := (bench.Bench{Plan: p}).Run(t.Context()); err == nil {
-		t.Error("messages reached other connections, and nobody noticed")
+	p.Conns, p.Senders, p.Payload, p.Depth = 2, 1, "64", 1
+	if _, err := (bench.Bench{Plan: p}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "another in its place") {
+		t.Errorf("messages reached other connections: %v", err)
 	}
 }
 
@@ -475,6 +480,49 @@ func TestInterrupt(t *testing.T) {
 	if !r.Interrupted || r.Counters.Messages == 0 || r.Seconds < 0.2 || time.Since(began) > 30*time.Second {
 		t.Errorf("interrupted %v, %d messages in %.2f s", r.Interrupted, r.Counters.Messages, r.Seconds)
 	}
+}
+
+// The death of a worker ends the run with an error that says so.
+func TestWorkerDies(t *testing.T) {
+	srv := echoServer(t, codec.Length4())
+	p := plan(srv, spec.Closed, "length4")
+	p.Duration, p.Workers = time.Hour, 2
+	killed := false
+	b := bench.Bench{Plan: p, Progress: func(now bench.Progress) {
+		if now.Elapsed > 0 && !killed {
+			killed = true
+			for _, child := range children(t) {
+				_ = syscall.Kill(child, syscall.SIGKILL)
+				break
+			}
+		}
+	}}
+	if _, err := b.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "killed") || !strings.Contains(err.Error(), "worker") {
+		t.Errorf("a worker was killed: %v", err)
+	}
+}
+
+// children lists the processes that this one has started.
+func children(t *testing.T) (pids []int) {
+	t.Helper()
+	lists, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range lists {
+		text, _ := os.ReadFile(list) // the thread may have ended
+		for field := range strings.FieldsSeq(string(text)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+	}
+	if len(pids) == 0 {
+		t.Error("no worker is running")
+	}
+	return pids
 }
 
 // What makes a run impossible is said in its first error, and no process stays.

@@ -4,10 +4,13 @@
 package hist
 
 import (
+	"bytes"
+	"compress/zlib"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	hdr "github.com/HdrHistogram/hdrhistogram-go"
@@ -110,9 +113,7 @@ func Parse(text string) (h *Histogram, err error) {
 	if text == "" {
 		return h, nil
 	}
-	// The library slices before it looks; result files are written by others.
-	raw, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(raw) < 8 || len(text) > maxText || binary.BigEndian.Uint32(raw[4:]) > uint32(len(raw)-8) {
+	if !plausible(text) {
 		return nil, errText
 	}
 	defer func() {
@@ -124,9 +125,26 @@ func Parse(text string) (h *Histogram, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errText, err)
 	}
-	if decoded.LowestTrackableValue() != lowest || decoded.HighestTrackableValue() != highest || decoded.SignificantFigures() != digits {
-		return nil, errText
-	}
 	h.h = decoded
 	return h, nil
+}
+
+// plausible reports whether a text has the size and bounds of our histograms:
+// result files are written by others, and the library slices and allocates
+// before it looks.
+func plausible(text string) bool {
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(text) > maxText || len(raw) < 8 || binary.BigEndian.Uint32(raw[4:]) != uint32(len(raw)-8) {
+		return false
+	}
+	z, err := zlib.NewReader(bytes.NewReader(raw[8:]))
+	if err != nil {
+		return false
+	}
+	content, err := io.ReadAll(io.LimitReader(z, maxText+1))
+	// Cookie, length of the counts, offset, digits, lowest, highest, ratio.
+	const header = 4 + 4 + 4 + 4 + 8 + 8 + 8
+	return err == nil && len(content) <= maxText && len(content) >= header &&
+		binary.BigEndian.Uint32(content[12:]) == digits &&
+		binary.BigEndian.Uint64(content[16:]) == lowest && binary.BigEndian.Uint64(content[24:]) == uint64(highest)
 }

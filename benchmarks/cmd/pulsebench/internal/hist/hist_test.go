@@ -1,11 +1,17 @@
 package hist_test
 
 import (
+	"bytes"
+	"compress/zlib"
+	"encoding/base64"
+	"encoding/binary"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
+
+	hdr "github.com/HdrHistogram/hdrhistogram-go"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/hist"
 )
@@ -74,7 +80,19 @@ func TestParseRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"x", "AAAA", "AAAAAAAAAAA=", "!!!!", good[:len(good)/2], good[4:]} {
+	other, err := hdr.New(1, 1e15, 5).Encode(hdr.V2CompressedEncodingCookieBase) // 2 MB a piece
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bomb bytes.Buffer
+	bomb.Write(make([]byte, 8))
+	z := zlib.NewWriter(&bomb)
+	if _, err := z.Write(make([]byte, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	z.Close()
+	binary.BigEndian.PutUint32(bomb.Bytes()[4:], uint32(bomb.Len()-8))
+	for _, text := range []string{string(other), base64.StdEncoding.EncodeToString(bomb.Bytes()), "x", "AAAA", "AAAAAAAAAAA=", "!!!!", good[:len(good)/2], good[4:]} {
 		if _, err := hist.Parse(text); err == nil {
 			t.Errorf("%q was taken for a histogram", text)
 		}
