@@ -153,6 +153,10 @@ func (w *Wheel) lookAhead(i uint32) {
 func (w *Wheel) readAhead(i uint32) {
 	l := &w.lookahead
 	chains := [markChains]uint32{i}
+	fetch := w.fetch
+	if w.pendingLast != 0 {
+		fetch = nil // these are only moved to a lower level
+	}
 	n := 1
 	for ; n < markChains; n++ {
 		mark, ok := l.nextMark()
@@ -163,7 +167,12 @@ func (w *Wheel) readAhead(i uint32) {
 	}
 	for range markStride {
 		for c := range chains { // those from n on read node 0, which is no one's
-			chains[c] = w.at(chains[c]).next
+			at := chains[c]
+			node := w.at(at)
+			chains[c] = node.next
+			if fetch != nil && at >= firstNode {
+				fetch(node.data)
+			}
 		}
 	}
 	for _, c := range chains {
