@@ -46,6 +46,8 @@ type Loop struct {
 	stall   stallMeter
 	tick    int64 // ns
 
+	fetched int64 // keeps what fetch reads from being optimized away
+
 	probe   probe // of watch
 	watchAt int64 // from when on an event is worth a word to it
 
@@ -105,6 +107,7 @@ func newLoop(co *core, index int) (*Loop, error) {
 	l.pacer = newPacer(rate, longest, co.limits.Tick)
 	l.stall = stallMeter{cap: int64(max(co.limits.StallCap, 0))}
 	l.wheel = timingwheel.New(uint64(l.now / l.tick))
+	l.wheel.Fetch(l.fetch)
 	return l, nil
 }
 

@@ -105,6 +105,19 @@ func (l *Loop) fired(t timingwheel.Timer, data uint32) (again uint64) {
 	return again
 }
 
+// fetch reads what fired is going to look at: the connections are everywhere in
+// memory, and with very many of them to wait for each is most of what liveness
+// costs.
+func (l *Loop) fetch(data uint32) {
+	if data&(timerBit|guardBit) != 0 {
+		return
+	}
+	// By now the number may be another loop's.
+	if c := l.core.conns.at(int(data)); c != nil && c.loop == l {
+		l.fetched += c.heart.LastRead() ^ int64(c.timer)
+	}
+}
+
 // tickOf rounds a time up, so that nothing fires early. Zero means never.
 func (l *Loop) tickOf(at int64) uint64 {
 	if at >= never-l.tick {
