@@ -170,6 +170,12 @@ func (w *world) onFire(t timingwheel.Timer, data uint32) (again uint64) {
 	return tickOf(next)
 }
 
+// fetch is what the engine's loop does with a timer that is about to fire.
+func (w *world) fetch(data uint32) {
+	c := w.conns[data]
+	w.sum += c.heart.LastRead() ^ int64(c.timer)
+}
+
 // advance serves the timers that are due, and measures it.
 func (w *world) advance() (took time.Duration) {
 	for {
@@ -268,6 +274,7 @@ func track(ctx context.Context, t tracking, opened time.Duration, seed uint64) (
 		batch: make([]*conn, 0, t.Conns/100),
 	}
 	w.fire = w.onFire
+	w.wheel.Fetch(w.fetch)
 	for i := range w.conns {
 		w.conns[i] = new(conn)
 	}
