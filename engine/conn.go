@@ -19,21 +19,16 @@ import (
 // any lock held: none runs a callback or waits for one. After Handler.Close
 // they do nothing and touch no descriptor.
 type Conn struct {
-	// Set once, before any callback.
-	loop    *Loop
-	profile *profile
-	codec   codec.Codec
-	id      ID
-	remote  netip.AddrPort
-	since   int64 // when it was opened, ns
+	// The fields stand by cache lines of 64 bytes: what the timer looks at, first
+	// of all connections and then of those with something to do; what an event
+	// touches as well; and the rest. Who may touch them is said of each group.
 
 	// Owned by the loop.
 	heart   heartbeat.State
 	timer   timingwheel.Timer // liveness; in later phases, the phase's deadline
+	extra   *extra            // what few connections need; nil: nothing
 	in      *inbox            // the beginning of a frame; nil: none
 	backlog *backlog          // what the kernel did not take yet; nil: nothing
-	ending  *ending           // nil: it goes on
-	extra   *extra            // what few connections need; nil: nothing
 	fd      int32
 	phase   phase
 	eof     bool // the peer has ended its stream
@@ -46,18 +41,37 @@ type Conn struct {
 
 	// Atomic.
 	state atomic.Uint32
-	work  atomic.Pointer[workQueue] // what Do was given; nil: nothing ever
 
+	// Set once, before any callback.
+	profile *profile
+	loop    *Loop
+	codec   codec.Codec
+
+	// Owned by the loop.
+	ending *ending // nil: it goes on
+
+	// Under mu.
 	mu      sync.Mutex
 	pending outbufRing // sent since the last flush
 	queued  int32      // bytes in pending and backlog
 	held    int32      // of them, what counts towards Limits.Budget
 	starved bool       // Send returned ErrBacklog since the last Writable
+
 	// answersDue is when the next answer to a ping would be due if they came at
 	// the rate that is answered, in ms, modulo 2^32. The loop owns it; it stands
 	// here because here is room.
 	answersDue uint32
-	value      any
+
+	// Atomic.
+	work atomic.Pointer[workQueue] // what Do was given; nil: nothing ever
+
+	// Under mu.
+	value any
+
+	// Set once, before any callback.
+	id     ID
+	remote netip.AddrPort
+	since  int64 // when it was opened, ns
 }
 
 // extra is what few connections need at a time. The loop owns it.

@@ -79,3 +79,10 @@ func (b *Bucket) GiveBack() { b.a.giveBack() }
 
 // PrefixOf returns what connections from an address count under.
 func PrefixOf(remote netip.AddrPort) netip.Prefix { return prefixOf(remote) }
+
+// Where the fields of a Conn stand that every event, or every timer, touches.
+const (
+	HeartOffset = unsafe.Offsetof(Conn{}.heart)
+	LoopOffset  = unsafe.Offsetof(Conn{}.loop)
+	HeldOffset  = unsafe.Offsetof(Conn{}.held)
+)

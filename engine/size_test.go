@@ -10,10 +10,15 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
-// A connection's own memory stays within its size class.
+// A connection's own memory stays within its size class, and what a timer looks
+// at in two cache lines, what an event does in three.
 func TestConnSize(t *testing.T) {
 	if size := engine.ConnSize; size > 256 {
 		t.Errorf("a Conn takes %d bytes", size)
+	}
+	const line = 64
+	if engine.HeartOffset != 0 || engine.LoopOffset >= 2*line || engine.HeldOffset >= 3*line {
+		t.Errorf("in a Conn, heart stands at %d, loop at %d, held at %d", engine.HeartOffset, engine.LoopOffset, engine.HeldOffset)
 	}
 }
 
