@@ -298,6 +298,7 @@ func (s *scenario) play(seed uint64, count *coverage) {
 	s.may = [2]verdicts{anyVerdict, anyVerdict}
 	s.run(s.now + longest + r.Int64N(2*longest))
 	s.finish(count)
+	s.frugal()
 	for range 1 + r.IntN(3) {
 		if s.problem != "" || s.endless || s.over() || !s.well(s.now) {
 			return
@@ -317,6 +318,24 @@ func (s *scenario) play(seed uint64, count *coverage) {
 		}
 		s.run(until)
 		s.finish(count)
+	}
+}
+
+// frugal checks that two ends that are well have pinged no more than once an Interval,
+// where they speak as often as they ask.
+func (s *scenario) frugal() {
+	if s.over() {
+		return
+	}
+	for i := range s.ends {
+		e := &s.ends[i]
+		o := &e.oracle
+		if !s.quiet[i] || s.endless || s.problem != "" || o.interval == 0 || o.speak != o.interval || o.swaps > 0 || o.hastenings > 0 {
+			continue
+		}
+		if most := (e.clock(s.now)-o.opened)/o.interval + 2; int64(o.pings) > most {
+			s.fail("end %d has sent %d pings, and %d are enough", i, o.pings, most)
+		}
 	}
 }
 

@@ -296,6 +296,12 @@ var traces = []struct {
 		{13*sec + 5*ms - 1, poll, heartbeat.None, 13*sec + 5*ms},
 		{13*sec + 5*ms, poll, heartbeat.Lost, never},
 	}},
+	{"data before an overdue first query does not end its series", heartbeat.Config{Interval: 10 * sec, Misses: 1, Retry: 2 * sec, Confirm: -1, Speak: -1}, directed, half, []step{
+		{5*sec + 2*ms, read, 0, 0},
+		{5*sec + 5*ms, poll, heartbeat.Ping, 7*sec + 2*ms + 1},
+		{7*sec + 2*ms, poll, heartbeat.None, 7*sec + 2*ms + 1},
+		{7*sec + 2*ms + 1, poll, heartbeat.Lost, never},
+	}},
 	{"an idle verdict stays one", heartbeat.Config{Interval: 10 * sec, Misses: 2, Retry: 4 * sec, IdleWrite: 11 * sec}, pongOnly, none, []step{
 		{11 * sec, poll, heartbeat.Idle, never},
 		{100 * sec, poll, heartbeat.Idle, never},
