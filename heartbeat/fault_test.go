@@ -422,8 +422,8 @@ func (s *scenario) pauses() (int64, bool) {
 	return s.settled(from+d) + d, true
 }
 
-// changePlan: no plan that suits the link condemns anybody by being adopted, in an
-// outage that both plans tolerate neither.
+// changePlan: no plan that suits the link condemns anybody by being adopted, nor
+// in an outage that both plans tolerate.
 func (s *scenario) changePlan() (int64, bool) {
 	i := s.rand.IntN(2)
 	e := &s.ends[i]

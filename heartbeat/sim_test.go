@@ -99,7 +99,7 @@ const (
 
 var whatNames = [...]string{"data", "a ping", "an answer"}
 
-// newLink returns a link without ends, which reset makes ready for use.
+// emptyLink returns a link without ends, which reset makes ready for use.
 func emptyLink() *link {
 	l := &link{}
 	l.rand = rand.New(&l.pcg)
