@@ -167,8 +167,8 @@ type Limits struct {
 	// Outage keeps a failure of our own network from ending everybody at once.
 	Outage Outage
 	// StallCap is how much of every two minutes the loop may be found stalled
-	// (stopped, starved, or held up by a handler) without that time counting
-	// against its peers. 0: one minute. Negative: stalls count against peers.
+	// (stopped, starved, or held up by a handler, for more than 50 ms or a Tick)
+	// without that time counting against its peers. 0: one minute. Negative: stalls count against peers.
 	StallCap time.Duration
 }
 

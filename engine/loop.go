@@ -105,7 +105,7 @@ func newLoop(co *core, index int) (*Loop, error) {
 		longest = max(longest, most)
 	}
 	l.pacer = newPacer(rate, longest, co.limits.Tick)
-	l.stall = stallMeter{cap: int64(max(co.limits.StallCap, 0))}
+	l.stall = stallMeter{cap: int64(max(co.limits.StallCap, 0)), least: max(l.tick, int64(leastStall))}
 	l.wheel = timingwheel.New(uint64(l.now / l.tick))
 	l.wheel.Fetch(l.fetch)
 	return l, nil
@@ -199,8 +199,8 @@ func (l *Loop) release() {
 // stalled; that time is taken out of the beat, by which peers are judged.
 func (l *Loop) readClock() {
 	l.now = l.core.kernel.Now()
-	if l.now-l.armed > l.tick {
-		excluded, excess := l.stall.note(l.armed, l.now, l.tick)
+	if l.now-l.armed > l.stall.least {
+		excluded, excess := l.stall.note(l.armed, l.now)
 		l.stalled += excluded
 		if excluded+excess > 0 {
 			l.stats.stalled.Add(excluded)
@@ -494,16 +494,23 @@ func (l *Loop) killAll(reason Reason, err error) {
 // budget per window: a peer must not live for ever because we keep stalling.
 type stallMeter struct {
 	cap       int64 // ns a window
+	least     int64 // ns that a timer must be late for that to be a stall
 	left      int64 // of the current window's budget
 	windowEnd int64
 	noted     int64 // up to when stalls were counted
 }
 
+// leastStall is the lateness of a timer that is ordinary on a busy machine, and
+// no harm to peers, since they are read before they are judged. Where many timers
+// are due and each is a little late, not counting that time would be to judge
+// nobody.
+const leastStall = 50 * time.Millisecond
+
 // note accounts for a timer that was armed for a time and is overdue at now.
 // It returns what is excluded from peers' time, and what went over the budget.
-func (s *stallMeter) note(armed, now, tick int64) (excluded, excess int64) {
+func (s *stallMeter) note(armed, now int64) (excluded, excess int64) {
 	late := now - max(armed, s.noted)
-	if late <= tick {
+	if late <= s.least {
 		return 0, 0
 	}
 	s.noted = now
