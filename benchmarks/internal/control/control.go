@@ -59,8 +59,10 @@ type Report struct {
 const Announcement = "listening %d"
 
 // Parse returns what the command line asks for, or ends the process. A server
-// with options of its own defines them by package flag before.
+// with options of its own defines them by package flag before. From then on
+// signals wait for Serve.
 func Parse() Options {
+	hear()
 	work := flag.String("work", string(Echo), "what to do with frames: echo, room or broadcast")
 	idle := flag.Int64("idle", 0, "milliseconds of silence that end a connection; 0: none do")
 	flag.Parse()

@@ -11,12 +11,17 @@ import (
 	"syscall"
 )
 
+// signals come from the driver.
+var signals = make(chan os.Signal, 4)
+
+// hear keeps signals for Serve. It is called before the port is announced, since
+// a driver may signal right after it, and what comes earlier is lost.
+func hear() { signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM, syscall.SIGINT) }
+
 // Serve answers signals until one says to end, then returns. The report's
 // Goroutines are counted here; counts fills in the rest, on the goroutine that
 // called Serve.
 func Serve(counts func(*Report)) {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM, syscall.SIGINT)
 	lines := json.NewEncoder(os.Stdout)
 	for s := range signals {
 		if s != syscall.SIGUSR1 {
