@@ -17,6 +17,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
+	"github.com/pulsewheel/pulsewheel/internal/lack"
 	"github.com/pulsewheel/pulsewheel/internal/leak"
 	"github.com/pulsewheel/pulsewheel/internal/netns"
 )
@@ -167,7 +168,7 @@ func TestControl(t *testing.T) {
 func privileged(t *testing.T) {
 	t.Helper()
 	if err := netns.Permitted(); err != nil {
-		t.Skip(err)
+		lack.Skip(t, err)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pulsewheel/pulsewheel/internal/lack"
 	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
 
@@ -20,7 +21,7 @@ func TestMain(m *testing.M) { leak.Main(m) }
 func newNet(t *testing.T) *Net {
 	t.Helper()
 	if err := Permitted(); err != nil {
-		t.Skip(err)
+		lack.Skip(t, err)
 	}
 	n, err := New()
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/lack"
 	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
 
@@ -306,7 +307,7 @@ func TestInterrupt(t *testing.T) {
 func TestCalibrateSmoke(t *testing.T) {
 	code, out, progress := commandLine(t, "calibrate", "-smoke", "-servers", "cfloor", "-seed", "1")
 	if strings.Contains(progress, "no C compiler") {
-		t.Skip(progress)
+		lack.Skip(t, progress)
 	}
 	if code != statusOK || !strings.Contains(out, "| cfloor | 1 |") || strings.Count(progress, "round 1/1") != 2 {
 		t.Errorf("status %d:\n%s%s", code, out, progress)

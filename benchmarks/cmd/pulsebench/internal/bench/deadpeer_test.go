@@ -23,6 +23,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/lack"
 )
 
 // slack is what detection may take beyond a promise on a machine that is busy
@@ -135,10 +136,10 @@ func TestDeadPeer(t *testing.T) {
 func TestCut(t *testing.T) {
 	const inside = "PULSEBENCH_TEST_NAMESPACE"
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		lack.Skip(t, "needs root")
 	}
 	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("needs nft")
+		lack.Skip(t, "needs nft")
 	}
 	if os.Getenv(inside) == "" {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestCut$", "-test.v", "-test.timeout=60s")
@@ -147,7 +148,7 @@ func TestCut(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			if cmd.Process == nil {
-				t.Skip("no network namespace is to be had: ", err)
+				lack.Skip(t, "no network namespace is to be had: ", err)
 			}
 			t.Fatalf("%v\n%s", err, out)
 		}

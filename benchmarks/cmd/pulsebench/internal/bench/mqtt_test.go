@@ -18,6 +18,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
+	"github.com/pulsewheel/pulsewheel/internal/lack"
 )
 
 // mqttFormat is MQTT's framing, and PINGREQ and PINGRESP.
@@ -107,7 +108,7 @@ func TestMosquitto(t *testing.T) {
 	path, err := exec.LookPath("mosquitto")
 	if err != nil {
 		if path, err = exec.LookPath("/usr/sbin/mosquitto"); err != nil {
-			t.Skip("mosquitto is not installed")
+			lack.Skip(t, "mosquitto is not installed")
 		}
 	}
 	free, err := net.Listen("tcp", "127.0.0.1:0")
