@@ -137,6 +137,11 @@ func (c *Conn) plan() *heartbeat.Plan {
 // says, from now on: what its handshake has agreed on, say. The error is the
 // configuration's, or ErrClosed. It replaces what Follow has chosen, and Follow
 // does not change it any more.
+//
+// The silence so far counts, so that a stricter configuration may ask the peer at
+// once, or, where it only waits or limits idleness, end the connection. What is
+// asked already counts, too: a shorter Retry or fewer Misses in the middle of an
+// outage forgive less of it than Tolerance says.
 func (c *Conn) SetLiveness(cfg heartbeat.Config) error {
 	plan, err := cfg.Plan(c.profile.traits)
 	if err != nil {

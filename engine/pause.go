@@ -11,7 +11,8 @@ import (
 // connection. What the peer sends stays in the kernel's buffers until they are
 // full and the peer must wait. Sending goes on.
 //
-// The peer's silence does not count against it meanwhile. A reset is noticed;
+// The peer's silence does not count against it meanwhile; IdleAll then counts from
+// what was written last, as IdleWrite does. A reset is noticed;
 // what had come before it is then delivered in spite of the pause, and the
 // connection ends. An end of stream is noticed after Resume. A connection that
 // is not resumed within Limits.MaxPause ends with reason Overloaded.

@@ -51,7 +51,9 @@ type Config struct {
 	// when nothing was read, nothing was written, or neither, for so long.
 	// Heartbeats count as reading and writing. 0: off. Negative: an error.
 	// With an Interval, IdleRead must leave the first query its Retry, and the
-	// other two must exceed both Interval and Speak.
+	// other two must exceed both Interval and Speak. On a side that only answers,
+	// or with a negative Speak, IdleWrite ends a healthy connection on which this
+	// side has nothing to write for so long, whatever Tolerance says.
 	IdleRead, IdleWrite, IdleAll time.Duration
 }
 
