@@ -24,15 +24,15 @@ func TestHasten(t *testing.T) {
 	if due := s.PingAt(plan); due != int64(5*sec) {
 		t.Fatalf("the first ping is due at %v", time.Duration(due))
 	}
-	s.Hasten(int64(8*sec)) // it is due before
+	s.Hasten(int64(8 * sec)) // it is due before
 	poll(3*sec, heartbeat.None, 5*sec)
-	s.Hasten(int64(4*sec))
+	s.Hasten(int64(4 * sec))
 	if due := s.PingAt(plan); due != int64(4*sec) {
 		t.Fatalf("the hastened ping is due at %v", time.Duration(due))
 	}
 	poll(4*sec, heartbeat.Ping, 6*sec)
 	s.Wrote(int64(4 * sec))
-	s.Hasten(int64(3*sec)) // a series is running
+	s.Hasten(int64(3 * sec)) // a series is running
 	poll(5*sec, heartbeat.None, 6*sec)
 	poll(6*sec, heartbeat.Ping, 8*sec)
 	poll(8*sec, heartbeat.Ping, 10*sec)
