@@ -14,13 +14,16 @@ import (
 
 var mutate = flag.String("mutate", "", "run TestMutations for the mutants whose names match this regular expression")
 
-// mutants are mistakes that somebody might make in the engine, each a
-// replacement of text that occurs once. TestSim must notice every one of them.
-var mutants = []struct {
+// mutant is a mistake: a replacement of text that occurs once.
+type mutant struct {
 	name     string // what is done wrong
 	file     string
 	old, new string
-}{
+}
+
+// mutants are mistakes that somebody might make in the engine. TestSim must
+// notice every one of them.
+var mutants = []mutant{
 	// The life of a connection.
 	{"Close runs twice", "close.go",
 		`l.call(c, func() { h(c, cause) })`,
@@ -60,9 +63,9 @@ var mutants = []struct {
 	{"the beginning of a frame is not copied to the front", "read.go",
 		`return buffer, copy(buffer, in.b)`,
 		`return buffer, len(in.b)`},
-	{"a half-closed connection is still watched", "read.go",
-		`		c.pauseReading()`,
-		``},
+	{"a half-closed connection is still watched", "pause.go",
+		`	pause := c.eof || asked`,
+		`	pause := asked`},
 	{"an edge-triggered read stops early", "read.go",
 		"	if edge {\n		c.remind()\n	}",
 		``},
@@ -84,8 +87,8 @@ var mutants = []struct {
 		"		c.blocked = false\n	}\n	switch {",
 		"	}\n	switch {"},
 	{"a heartbeat cuts a frame in two", "write.go",
-		`	cut := first.boundary(b.off)`,
-		`	cut := b.off`},
+		`	cut := p.boundary(from)`,
+		`	cut := from`},
 	{"the rest of a cut buffer loses its frames", "write.go",
 		`				rest.ends = append(rest.ends, end-uint32(cut)<<1)`,
 		``},
@@ -357,8 +360,10 @@ var mutants = []struct {
 		`c.phase == gone || c.memberOf(g) >= 0`,
 		`c.phase == gone`},
 	{"a broadcast passes over scheduled connections", "group.go",
-		`		if !c.offer(b) {`,
-		`		if c.state.Load()&scheduled == 0 && !c.offer(b) {`},
+		`			taken = c.offer(b)
+		} else {`,
+		`			taken = c.state.Load()&scheduled != 0 || c.offer(b)
+		} else {`},
 	{"a broadcast is not flushed", "group.go",
 		`			l.dirty = append(l.dirty, c)`,
 		``},
@@ -366,8 +371,8 @@ var mutants = []struct {
 		"func (l *Loop) takeOver() {\n",
 		"func (l *Loop) takeOver() {\n	l.dirtyNext = len(l.dirty)\n"},
 	{"a broadcast stops at High", "group.go",
-		`c.admit(c.loop.core.limits.Backlog.Hard)`,
-		`c.admit(c.loop.core.limits.Backlog.High)`},
+		`int(c.queued) >= c.loop.core.limits.Backlog.Hard`,
+		`int(c.queued) >= c.loop.core.limits.Backlog.High`},
 	{"a broadcast that finds no room is dropped", "group.go",
 		`			c.kill(SlowConsumer, errHard)`,
 		``},
@@ -386,8 +391,8 @@ var mutants = []struct {
 		`			c.queueOfWork().accept(job{task: func() { h.Close(c, err) }})`,
 		`			h.Close(c, err)`},
 	{"a queue takes one too many", "work.go",
-		`	if !unrefused && q.jobs.len() >= limits.Queue {`,
-		`	if !unrefused && q.jobs.len() > limits.Queue {`},
+		`		if closed || q.jobs.len() >= limits.Queue {`,
+		`		if closed || q.jobs.len() > limits.Queue {`},
 	{"a full queue does not stop reading", "work.go",
 		`		_ = q.c.hold(pausedByWork, true) // under the lock: a worker may be about to resume`,
 		``},
@@ -468,6 +473,28 @@ var mutants = []struct {
 		`RetryAfter: 0`},
 }
 
+// source returns the file with the mistake in it.
+func (m mutant) source() (string, error) {
+	source, err := os.ReadFile(m.file)
+	if err != nil {
+		return "", err
+	}
+	if n := strings.Count(string(source), m.old); n != 1 {
+		return "", fmt.Errorf("%q: %s has the text to replace %d times; bring the mutant up to date:\n%s", m.name, m.file, n, m.old)
+	}
+	return strings.Replace(string(source), m.old, m.new, 1), nil
+}
+
+// Each mutant finds what it is to change, so that a change of the engine does not
+// leave it behind until somebody looks.
+func TestMutantsApply(t *testing.T) {
+	for _, m := range mutants {
+		if _, err := m.source(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestMutations shows that TestSim notices mistakes: it builds the engine anew
 // with each mutant in turn, by an overlay, and lets the seeds find it.
 //
@@ -526,14 +553,11 @@ func TestMutations(t *testing.T) {
 			continue
 		}
 		t.Run(strings.ReplaceAll(m.name, " ", "_"), func(t *testing.T) {
-			source, err := os.ReadFile(m.file)
+			source, err := m.source()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := strings.Count(string(source), m.old); n != 1 {
-				t.Fatalf("%s has the text to replace %d times; bring the mutant up to date:\n%s", m.file, n, m.old)
-			}
-			out, passed := run(t, m.name, m.file, strings.Replace(string(source), m.old, m.new, 1))
+			out, passed := run(t, m.name, m.file, source)
 			if passed {
 				t.Fatalf("%q survives %s seeds", m.name, seeds)
 			}

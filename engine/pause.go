@@ -46,7 +46,8 @@ func (c *Conn) holding() bool {
 }
 
 // settleReading makes the poller report input if it is to be read, and not
-// otherwise: level-triggered, what is not read is reported again and again.
+// otherwise: level-triggered, what is not read is reported again and again, and
+// so is the end of stream.
 func (c *Conn) settleReading(asked uint32) {
 	pause := c.eof || asked&(pausedByApp|pausedByWork) != 0 && c.ending == nil
 	switch {

@@ -191,10 +191,6 @@ func (c *Conn) inputEnded() {
 	case c.phase == lingering:
 		c.kill(c.ending.reason, nil)
 	}
-	if c.phase == flushing {
-		// Level-triggered, the end of stream would be reported again and again.
-		c.pauseReading()
-	}
 }
 
 // answering reports whether there may be more to send after the peer's end of
