@@ -19,18 +19,13 @@
 // What the guard is needed for follows from what goes on while a process is
 // stopped. Its kernel goes on receiving, and before a verdict the engine reads
 // once more, so nothing is lost of a peer that speaks by itself. A query that
-// should have gone out meanwhile is asked late, and heartbeat.State puts off a
-// series of queries that is late by a Retry or more; so Strict alone survives
-// without the guard, which the report shows. Two things remain.
-//
-// What a peer sends only when it is asked cannot have arrived while nobody asked:
-// a limit on silence as such, IdleRead, ends such peers as soon as the watcher
-// goes on. Where it is shorter than one second, so do the short stops.
-//
-// And a query that is late by less than a Retry is not put off: its answer has
-// only the rest of that time, which may be shorter than the round trip. Where
-// there are several tries, the others make up for it; where there is one, and
-// nothing is sent but queries, peers end that were due as a short stop began.
+// should have gone out meanwhile is asked late, and heartbeat.State counts a
+// series from when it really began, and puts off one that is late by a Retry or
+// more later on; so Strict alone survives without the guard, and so does a single
+// query that waits hardly longer than a stop, which the report shows. One thing
+// remains: what a peer sends only when it is asked cannot have arrived while
+// nobody asked. A limit on silence as such, IdleRead, ends such peers as soon as
+// the watcher goes on. Where it is shorter than one second, so do the short stops.
 //
 // Where the whole machine stood still, and its kernel received nothing, Strict
 // alone needs the guard, too. No signal does that to a machine; the simulated
