@@ -149,7 +149,7 @@ func parseRun(args []string, progress io.Writer) (*options, error) {
 	set.StringVar(&p.End, "end", spec.EndFin, "churn: how a client ends a connection, fin or reset")
 	set.IntVar(&p.Senders, "senders", 1, "broadcast: connections that send")
 	set.IntVar(&p.FanOut, "fanout", 0, "broadcast: deliveries expected of each message (default: not checked)")
-	set.IntVar(&p.Protocol.Room, "room", 0, "broadcast with mqtt: connections on each topic (default all)")
+	set.IntVar(&p.Protocol.Room, "room", 0, "broadcast: connections in each room, by MQTT topics or {room} in a -greeting (default all in one)")
 	set.Float64Var(&p.Share, "dead", 0.1, "deadpeer: share of the connections that vanish")
 	set.StringVar(&vanish, "vanish", "silent,frozen,deaf,fin", "deadpeer: ways to vanish: silent, frozen, deaf, fin, reset (seen with -stats only), cut (as root, with nft)")
 	set.DurationVar(&p.Promise, "promise", 0, "deadpeer: detection must take no longer")
@@ -175,7 +175,7 @@ func parseRun(args []string, progress io.Writer) (*options, error) {
 	set.StringVar(&f.Trailer, "trailer", "", "custom: `hex` bytes behind a payload")
 	set.StringVar(&f.Heartbeat, "heartbeat-frame", "", "custom: `hex` bytes of a whole heartbeat")
 	set.StringVar(&f.Answer, "heartbeat-answer", "", "custom: `hex` bytes of the whole frame that answers it")
-	set.StringVar(&f.Greeting, "greeting", "", "custom: `hex` bytes that a client sends first")
+	set.StringVar(&f.Greeting, "greeting", "", "custom: `hex` bytes that a client sends first; {room} and {conn} stand for numbers of four bytes")
 	set.IntVar(&f.GreetingFrames, "greeting-frames", 0, "custom: frames to await after the greeting")
 
 	set.StringVar(&pids, "pid", "", "comma-separated `ids` of the server's processes on this machine: CPU and memory are measured")

@@ -446,6 +446,30 @@ func TestBroadcast(t *testing.T) {
 	}
 }
 
+// Connections join the room that their greeting names, and hear its messages
+// only.
+func TestRooms(t *testing.T) {
+	var srv *engine.Server
+	serve(t, engine.Config{
+		Listeners: []engine.Listener{{Codec: codec.Length4(), Liveness: heartbeat.Relaxed()}},
+		Handler: engine.Handler{Message: func(c *engine.Conn, payload []byte) {
+			if c.Get() == nil {
+				c.Set(string(payload))
+				_ = srv.Group(string(payload)).Add(c)
+				_ = c.Send(payload)
+				return
+			}
+			_ = srv.Group(c.Get().(string)).Broadcast(payload)
+		}},
+	}, func(s *engine.Server) { srv = s })
+	p := plan(srv, spec.Broadcast, wire.Custom)
+	p.Protocol.Format = &wire.Format{Size: 4, Heartbeat: "00000000", Answer: "00000000", Greeting: "00000004 {room}", GreetingFrames: 1}
+	p.Protocol.Room, p.FanOut, p.Senders, p.Payload, p.Rate, p.Workers = 4, 4, 10, "64", 200, 2
+	if r := run(t, bench.Bench{Plan: p}); r.Broadcast.FanOut != 4 || r.Broadcast.Sent < 100 {
+		t.Errorf("%+v", r.Broadcast)
+	}
+}
+
 // A message that receivers miss is noticed.
 func TestBroadcastGap(t *testing.T) {
 	srv := room(t, true)

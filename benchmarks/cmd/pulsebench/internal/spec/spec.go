@@ -153,8 +153,8 @@ func (s Spec) Check() (Spec, wire.Protocol, sizes.Distribution, error) {
 	s.Protocol.Broadcast = s.Workload == Broadcast
 	// A client that keeps its word with time to spare.
 	s.Protocol.KeepAlive = 2 * s.Heartbeat
-	if s.Protocol.Room > 0 && (s.Protocol.Name != "mqtt" || s.Workload != Broadcast) {
-		return fail(errors.New("-room: only for -workload broadcast with -protocol mqtt; elsewhere the server decides who receives what"))
+	if s.Protocol.Room > 0 && !s.Protocol.Rooms() {
+		return fail(errors.New("-room: only with -protocol mqtt, or custom and a -greeting that has {room}; elsewhere the server decides who receives what"))
 	}
 	p, err := wire.New(s.Protocol)
 	if err != nil {

@@ -8,6 +8,7 @@
 package wire
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -71,8 +72,9 @@ type Protocol interface {
 type Options struct {
 	// Name is a preset, or Custom.
 	Name string `json:"name"`
-	// Run tells runs on one broker apart. Room is how many connections share
-	// an MQTT topic in a broadcast, all of them if 0.
+	// Run tells runs on one broker apart. Room is how many connections are in
+	// a room in a broadcast, all of them if 0: they share an MQTT topic, or
+	// name their room in a greeting.
 	Run       string        `json:"run,omitempty"`
 	Broadcast bool          `json:"broadcast,omitempty"`
 	Room      int           `json:"room,omitempty"`
@@ -81,6 +83,11 @@ type Options struct {
 	MaxFrame int `json:"max_frame,omitempty"`
 	// Format describes a Custom protocol.
 	Format *Format `json:"format,omitempty"`
+}
+
+// Rooms reports whether connections can say which room they are in.
+func (o Options) Rooms() bool {
+	return o.Name == "mqtt" || o.Name == Custom && o.Format != nil && strings.Contains(o.Format.Greeting, "{room}")
 }
 
 // Custom is the Name of a protocol that Format describes.
@@ -100,7 +107,8 @@ type Format struct {
 	Heartbeat string `json:"heartbeat,omitempty"`
 	Answer    string `json:"answer,omitempty"`
 	// Greeting is what a client sends first, after which it awaits so many
-	// frames.
+	// frames. {room} and {conn} in it stand for the numbers of the connection's
+	// room and its own, four bytes each, big endian.
 	Greeting       string `json:"greeting,omitempty"`
 	GreetingFrames int    `json:"greeting_frames,omitempty"`
 }
@@ -180,21 +188,25 @@ func custom(o Options) (Protocol, error) {
 	if f == nil {
 		return nil, fmt.Errorf("protocol %s: nothing describes it", Custom)
 	}
-	var bytes [5][]byte
+	var bytes [4][]byte
 	for i, field := range [...]struct{ name, text string }{
-		{"header", f.Header}, {"trailer", f.Trailer}, {"heartbeat-frame", f.Heartbeat}, {"heartbeat-answer", f.Answer}, {"greeting", f.Greeting},
+		{"header", f.Header}, {"trailer", f.Trailer}, {"heartbeat-frame", f.Heartbeat}, {"heartbeat-answer", f.Answer},
 	} {
-		b, err := hex.DecodeString(strings.Join(strings.Fields(field.text), ""))
+		b, err := unhex(field.text)
 		if err != nil {
 			return nil, fmt.Errorf("protocol %s: -%s %q: %w", Custom, field.name, field.text, err)
 		}
 		bytes[i] = b
 	}
-	header, trailer, query, answer, greeting := bytes[0], bytes[1], bytes[2], bytes[3], bytes[4]
+	header, trailer, query, answer := bytes[0], bytes[1], bytes[2], bytes[3]
+	greeting, err := parseGreeting(f.Greeting, o.Room)
+	if err != nil {
+		return nil, fmt.Errorf("protocol %s: -greeting %q: %w", Custom, f.Greeting, err)
+	}
 	if len(answer) > 0 && len(query) == 0 {
 		return nil, fmt.Errorf("protocol %s: -heartbeat-answer without -heartbeat-frame", Custom)
 	}
-	if f.GreetingFrames < 0 || f.GreetingFrames > 0 && len(greeting) == 0 {
+	if f.GreetingFrames < 0 || f.GreetingFrames > 0 && greeting == nil {
 		return nil, fmt.Errorf("protocol %s: -greeting-frames %d without -greeting", Custom, f.GreetingFrames)
 	}
 	format := codec.LengthField{
@@ -217,10 +229,71 @@ func custom(o Options) (Protocol, error) {
 		return nil, fmt.Errorf("protocol %s: %w", Custom, err)
 	}
 	p.greeting, p.awaited = greeting, f.GreetingFrames
-	if p.awaited > 0 {
+	if greeting != nil {
 		p.shared = nil
 	}
 	return p, nil
+}
+
+// unhex reads hexadecimal digits with blanks among them.
+func unhex(text string) ([]byte, error) {
+	return hex.DecodeString(strings.Join(strings.Fields(text), ""))
+}
+
+// greeting is what a client says first: constant bytes, and numbers between
+// them.
+type greeting []greetingPart
+
+type greetingPart struct {
+	bytes []byte
+	// number returns what follows the bytes, given the connection's number;
+	// nil: nothing.
+	number func(conn uint32) uint32
+}
+
+// parseGreeting reads hexadecimal digits and placeholders; nil of nothing.
+func parseGreeting(text string, room int) (greeting, error) {
+	var g greeting
+	for text != "" {
+		constant, rest, placed := strings.Cut(text, "{")
+		b, err := unhex(constant)
+		if err != nil {
+			return nil, err
+		}
+		part := greetingPart{bytes: b}
+		if placed {
+			var name string
+			if name, rest, placed = strings.Cut(rest, "}"); !placed {
+				return nil, fmt.Errorf("{ without }")
+			}
+			switch name {
+			case "conn":
+				part.number = func(conn uint32) uint32 { return conn }
+			case "room":
+				part.number = func(conn uint32) uint32 {
+					if room == 0 {
+						return 0 // all are in one
+					}
+					return conn / uint32(room)
+				}
+			default:
+				return nil, fmt.Errorf("no placeholder {%s}; there are {room} and {conn}", name)
+			}
+		}
+		g = append(g, part)
+		text = rest
+	}
+	return g, nil
+}
+
+func (g greeting) append(dst []byte, conn uint32) []byte {
+	for _, part := range g {
+		dst = append(dst, part.bytes...)
+		if part.number != nil {
+			dst = binary.BigEndian.AppendUint32(dst, part.number(conn))
+		}
+	}
+	return dst
 }
 
 // byBytes recognises heartbeats by being exactly those bytes.
@@ -244,7 +317,7 @@ type framed struct {
 	codec    codec.Codec
 	beat     codec.Properties
 	min, max int // payload
-	greeting []byte
+	greeting greeting
 	awaited  int // frames that answer the greeting
 	// shared is the session of all connections, where none has a state.
 	shared *conversation
@@ -305,22 +378,23 @@ func (p *framed) Heartbeats() (sent, answered bool) {
 	return sent, sent && p.beat.Answered
 }
 
-func (p *framed) Session(uint32) Session {
+func (p *framed) Session(number uint32) Session {
 	if p.shared != nil {
 		return p.shared
 	}
-	return &conversation{framed: p, codec: p.codec.PerConn(), awaited: p.awaited}
+	return &conversation{framed: p, codec: p.codec.PerConn(), number: number, awaited: p.awaited}
 }
 
 // conversation is the Session of a framed protocol.
 type conversation struct {
 	*framed
 	codec   codec.Codec
+	number  uint32
 	awaited int
 }
 
 func (s *conversation) Greet(dst []byte) ([]byte, bool) {
-	return append(dst, s.greeting...), s.awaited > 0
+	return s.greeting.append(dst, s.number), s.awaited > 0
 }
 
 func (s *conversation) AppendMessage(dst, payload []byte) ([]byte, error) {

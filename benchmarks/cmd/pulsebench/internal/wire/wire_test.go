@@ -87,6 +87,19 @@ func TestCustom(t *testing.T) {
 	}
 }
 
+// A greeting says whose it is.
+func TestGreeting(t *testing.T) {
+	p, err := wire.New(wire.Options{Name: wire.Custom, Room: 5, Format: &wire.Format{Size: 4, Greeting: "00000008 {room}{conn} ff", GreetingFrames: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for number, want := range map[uint32]string{0: "00000008 00000000 00000000 ff", 4: "00000008 00000000 00000004 ff", 13: "00000008 00000002 0000000d ff"} {
+		if got, _ := p.Session(number).Greet(nil); !bytes.Equal(got, unhex(t, want)) {
+			t.Errorf("connection %d greets with % x, want %s", number, got, want)
+		}
+	}
+}
+
 // What makes no protocol is refused, and the flag at fault is named.
 func TestNewRefuses(t *testing.T) {
 	for want, o := range map[string]wire.Options{
