@@ -172,6 +172,17 @@ func TestEcho(t *testing.T) {
 	}
 }
 
+// Messages that neither a read nor the kernel's buffers hold at once come back
+// whole.
+func TestLargeMessages(t *testing.T) {
+	srv := echoServer(t, codec.Length4())
+	p := plan(srv, spec.Closed, "length4")
+	p.Conns, p.Depth, p.Payload = 3, 1, "list:1,70000,300000,700000"
+	if r := run(t, bench.Bench{Plan: p}); r.Counters.Reads <= r.Counters.Messages {
+		t.Errorf("%d reads of %d messages: none was split", r.Counters.Reads, r.Counters.Messages)
+	}
+}
+
 // A closed loop keeps exactly Depth messages under way, no more and no less.
 func TestDepth(t *testing.T) {
 	var most atomic.Int64

@@ -93,6 +93,23 @@ func TestDoesNotDiffer(t *testing.T) {
 	}
 }
 
+// Neither an interval that leaves out 1 nor a permutation test below 5 % makes a
+// difference alone.
+func TestBothMustAgree(t *testing.T) {
+	for name, runs := range map[string][2][]float64{
+		"the interval alone": {{1117, 949, 1029, 929, 901, 925}, {1170, 1112, 1013, 1253, 1098, 994}},
+		"the test alone":     {{785, 1135, 969, 1048, 1032, 783}, {1455, 1042, 1176, 1136, 1271, 980}},
+	} {
+		d := one(t, file("a", runs[0]), file("b", runs[1]), compare.Options{}).Differences[0]
+		if excludes, rare := d.Ratio.Low > 1, d.P < 0.05; excludes == rare {
+			t.Errorf("%s: the example does not show it: %+v", name, d)
+		}
+		if d.Verdict != compare.Same {
+			t.Errorf("%s was enough: %+v", name, d)
+		}
+	}
+}
+
 // Pairs find a difference that a drifting machine hides from medians.
 func TestPaired(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 3))

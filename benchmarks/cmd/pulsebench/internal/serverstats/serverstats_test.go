@@ -3,7 +3,6 @@ package serverstats_test
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -70,6 +69,6 @@ func TestFollow(t *testing.T) {
 	cancel()
 	got := points()
 	if len(got) != 2 || got[0].Closed != 0 || got[1].Closed != 4 || got[1].At <= got[0].At {
-		t.Error(fmt.Sprintf("%+v", got))
+		t.Errorf("%+v", got)
 	}
 }

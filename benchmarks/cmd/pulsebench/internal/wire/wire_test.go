@@ -108,6 +108,8 @@ func TestNewRefuses(t *testing.T) {
 		"-heartbeat-frame":  {Name: wire.Custom, Format: &wire.Format{Size: 4, Heartbeat: "0g"}},
 		"-heartbeat-answer": {Name: wire.Custom, Format: &wire.Format{Size: 4, Answer: "00000000"}},
 		"-greeting-frames":  {Name: wire.Custom, Format: &wire.Format{Size: 4, GreetingFrames: 1}},
+		"{roof}":            {Name: wire.Custom, Format: &wire.Format{Size: 4, Greeting: "00{roof}"}},
+		"{ without }":       {Name: wire.Custom, Format: &wire.Format{Size: 4, Greeting: "00{room"}},
 		"LengthField.Size":  {Name: wire.Custom, Format: &wire.Format{Size: 5}},
 		"keep-alive":        {Name: "mqtt", KeepAlive: 1 << 50},
 	} {
