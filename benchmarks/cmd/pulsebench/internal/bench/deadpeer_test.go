@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -187,23 +188,29 @@ func raiseLoopback(t *testing.T) {
 	}
 }
 
-// A server that gives up on peers that are well is caught at it.
+// A server that gives up on peers that are well is caught at it, and so is one
+// that takes longer than it was to.
 func TestFalseVerdicts(t *testing.T) {
 	srv := serve(t, engine.Config{
 		Listeners: []engine.Listener{{Codec: codec.Native{}, Liveness: heartbeat.Realtime()}},
 		Handler: engine.Handler{Open: func(c *engine.Conn) error {
-			if c.ID()%8 == 0 {
+			if c.ID()%8 == 0 || c.ID()%8 == 3 { // every other connection is to vanish
 				c.Loop().AfterFunc(1500*time.Millisecond, func() { _ = c.Abort() })
 			}
 			return nil
 		}},
 	})
-	r, err := bench.Bench{Plan: deadPlan(srv, spec.Silent)}.Run(t.Context())
+	p := deadPlan(srv, spec.Silent)
+	p.Promise = time.Second // it takes about two
+	r, err := bench.Bench{Plan: p}.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := r.DeadPeer.FalseVerdicts; n == 0 || n > 6 || len(r.Problems) == 0 {
-		t.Errorf("%d false verdicts of 6 at most, problems %q", n, r.Problems)
+	if !strings.Contains(strings.Join(r.Problems, " "), "the promise was 1s") {
+		t.Errorf("a broken promise went unnoticed: %q", r.Problems)
+	}
+	if n := r.DeadPeer.FalseVerdicts; n == 0 || n > 12 || len(r.Problems) == 0 {
+		t.Errorf("%d false verdicts of 12 at most, problems %q", n, r.Problems)
 	}
 }
 
@@ -211,7 +218,7 @@ func TestFalseVerdicts(t *testing.T) {
 func TestNotFound(t *testing.T) {
 	srv := echoServer(t, codec.Native{}) // it takes 40 s
 	p := deadPlan(srv, spec.Silent, spec.Fin)
-	p.DetectLimit, p.Promise = 500*time.Millisecond, 100*time.Millisecond
+	p.DetectLimit = 500 * time.Millisecond
 	r, err := bench.Bench{Plan: p}.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
