@@ -259,9 +259,9 @@ func TestInterrupt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "r.json")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "run", "-addr", echoServer(t), "-conns", "4", "-duration", "1h", "-step", "100ms", "-force", "-json", path)
+	cmd := exec.CommandContext(ctx, os.Args[0], "run", "-addr", echoServer(t), "-conns", "4", "-duration", "1m", "-step", "100ms", "-force", "-json", path)
 	cmd.Env = append(os.Environ(), mainEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	progress, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -299,6 +299,41 @@ func TestInterrupt(t *testing.T) {
 	}
 	if err := syscall.Kill(-cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("something of it is still running: %v", err)
+	}
+}
+
+// Workers end with their parent, however it ends.
+func TestParentDies(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "run", "-addr", echoServer(t), "-conns", "4", "-workers", "2", "-duration", "1m", "-step", "100ms")
+	cmd.Env = append(os.Environ(), mainEnv+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	progress, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	for seen := ""; !strings.Contains(seen, "measuring"); {
+		n, err := progress.Read(buf)
+		seen += string(buf[:n])
+		if err != nil {
+			t.Fatalf("it ended after %q: %v", seen, err)
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	group := -cmd.Process.Pid
+	for deadline := time.Now().Add(10 * time.Second); !errors.Is(syscall.Kill(group, 0), syscall.ESRCH); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			_ = syscall.Kill(group, syscall.SIGKILL)
+			t.Fatal("workers outlived their parent")
+		}
 	}
 }
 

@@ -151,7 +151,7 @@ func parseRun(args []string, progress io.Writer) (*options, error) {
 	set.IntVar(&p.FanOut, "fanout", 0, "broadcast: deliveries expected of each message (default: not checked)")
 	set.IntVar(&p.Protocol.Room, "room", 0, "broadcast: connections in each room, by MQTT topics or {room} in a -greeting (default all in one)")
 	set.Float64Var(&p.Share, "dead", 0.1, "deadpeer: share of the connections that vanish")
-	set.StringVar(&vanish, "vanish", "silent,frozen,deaf,fin", "deadpeer: ways to vanish: silent, frozen, deaf, fin, reset (seen with -stats only), cut (as root, with nft)")
+	set.StringVar(&vanish, "vanish", "silent,frozen,fin", "deadpeer: ways to vanish: silent, frozen, deaf, fin, reset (seen with -stats only), cut (as root, with nft)")
 	set.DurationVar(&p.Promise, "promise", 0, "deadpeer: detection must take no longer")
 	set.DurationVar(&p.DetectLimit, "detect-limit", time.Minute, "deadpeer: how long verdicts are awaited after the last peer vanished")
 	set.DurationVar(&p.Duration, "duration", 10*time.Second, "length of the window; of deadpeer, within which peers vanish")
