@@ -12,9 +12,12 @@ import (
 type series struct {
 	g       *Generator
 	current *hist.Histogram
-	index   int
-	next    int64 // end of the current step
-	last    mark
+	// same is how many latencies of the length again came last and are not in
+	// current yet: answers that are sent together often come back together.
+	again, same int64
+	index       int
+	next        int64 // end of the current step
+	last        mark
 
 	full  chan stepEnd
 	empty chan *hist.Histogram
@@ -53,7 +56,21 @@ func (s *series) begin(g *Generator) {
 }
 
 // record counts a latency in nanoseconds.
-func (s *series) record(ns int64) { s.current.Record(ns) }
+func (s *series) record(ns int64) {
+	if ns != s.again {
+		s.settle()
+		s.again = ns
+	}
+	s.same++
+}
+
+// settle enters the latencies that came last.
+func (s *series) settle() {
+	if s.same > 0 {
+		s.current.RecordMany(s.again, s.same)
+		s.same = 0
+	}
+}
 
 // start begins the first step.
 func (s *series) start(at int64) {
@@ -75,6 +92,7 @@ func (s *series) due() int64 {
 func (s *series) advance(until int64) {
 	g := s.g
 	for until >= s.next {
+		s.settle()
 		m := mark{counts: g.counts, own: g.own()}
 		if len(g.mine.PIDs) > 0 {
 			m.server, _ = meter.CPUs(g.mine.PIDs) // a failure shows at the end
@@ -101,6 +119,7 @@ func (s *series) end() *hist.Histogram {
 		close(s.full)
 		s.full = nil
 		<-s.ended
+		s.settle()
 		s.sum.Merge(s.current)
 	}
 	return s.sum

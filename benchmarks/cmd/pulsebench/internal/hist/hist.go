@@ -33,12 +33,15 @@ type Histogram struct {
 func New() *Histogram { return &Histogram{h: hdr.New(lowest, highest, digits)} }
 
 // Record counts one duration in nanoseconds. A negative one counts as zero.
-func (h *Histogram) Record(ns int64) {
+func (h *Histogram) Record(ns int64) { h.RecordMany(ns, 1) }
+
+// RecordMany counts n equal durations.
+func (h *Histogram) RecordMany(ns, n int64) {
 	if ns > highest {
 		ns = highest
-		h.Clipped++
+		h.Clipped += n
 	}
-	_ = h.h.RecordValue(max(ns, 0)) // within bounds it has no error
+	_ = h.h.RecordValues(max(ns, 0), n) // within bounds it has no error
 }
 
 // Merge adds what other has counted.
