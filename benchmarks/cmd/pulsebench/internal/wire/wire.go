@@ -315,6 +315,7 @@ func byBytes(query, answer []byte) codec.Heartbeat {
 // framed is a protocol that a codec says everything about.
 type framed struct {
 	codec    codec.Codec
+	prefixer codec.Prefixer // nil if it has none, or one for each connection
 	beat     codec.Properties
 	min, max int // payload
 	greeting greeting
@@ -337,6 +338,9 @@ func frames(factory codec.Factory, format *codec.LengthField, o Options) (*frame
 		return nil, err
 	}
 	p := &framed{codec: c, beat: c.Properties()}
+	if c.PerConn() == c {
+		p.prefixer, _ = c.(codec.Prefixer)
+	}
 	if err := p.measure(o.MaxFrame); err != nil {
 		return nil, err
 	}
@@ -398,6 +402,12 @@ func (s *conversation) Greet(dst []byte) ([]byte, bool) {
 }
 
 func (s *conversation) AppendMessage(dst, payload []byte) ([]byte, error) {
+	if s.prefixer != nil {
+		// The shorter way, where a frame is a header and the payload.
+		if out, err := s.prefixer.AppendPrefix(dst, codec.Data, payload); err == nil {
+			return append(out, payload...), nil
+		}
+	}
 	return s.codec.Append(dst, codec.Data, payload)
 }
 
