@@ -68,7 +68,7 @@ type tracked struct {
 	Reads   int     `json:"reads"`
 	Noting  float64 `json:"read_ns"`
 	Looking float64 `json:"look_ns"`
-	Mallocs  uint64  `json:"mallocs"` // in the window
+	Mallocs uint64  `json:"mallocs"` // in the window
 
 	// Found of the silent were given up, the last of them Late after its
 	// deadline. Wrong were given up though they spoke.
