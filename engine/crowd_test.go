@@ -43,8 +43,8 @@ type crowdClose struct {
 	err *engine.CloseError
 }
 
-// inCrowd runs f with n peers connected, a few milliseconds away. cfg's handler
-// is the crowd's.
+// inCrowd runs f with n peers connected, a few milliseconds away. The
+// handler's Close is the crowd's.
 func inCrowd(t *testing.T, n int, cfg engine.Config, f func(*crowd)) {
 	inCrowdFrom(t, n, sim.Between(time.Millisecond, 5*time.Millisecond), cfg, f)
 }
@@ -63,10 +63,8 @@ func inCrowdFrom(t *testing.T, n int, latency sim.Range, cfg engine.Config, f fu
 		}})
 		start = x.w.Now()
 		x.k = x.w.Machine(sim.Machine{Name: "server", MaxFiles: n + 100, Backlog: n})
-		cfg.Handler = engine.Handler{
-			Close: func(c *engine.Conn, err error) {
-				x.closes = append(x.closes, crowdClose{x.w.Now(), closeError(t, err)})
-			},
+		cfg.Handler.Close = func(c *engine.Conn, err error) {
+			x.closes = append(x.closes, crowdClose{x.w.Now(), closeError(t, err)})
 		}
 		cfg.BlockedAfter = -1
 		if cfg.Logger == nil {
@@ -274,7 +272,8 @@ func TestOutage(t *testing.T) {
 			var events []engine.OutageEvent
 			cfg := crowdConfig(liveness)
 			if c.guard {
-				cfg.Outage = engine.Outage{Share: 0.5, Grace: grace, Event: func(e engine.OutageEvent) { events = append(events, e) }}
+				cfg.Outage = engine.Outage{Share: 0.5, Grace: grace}
+				cfg.Handler.Outage = func(e engine.OutageEvent) { events = append(events, e) }
 			}
 			inCrowd(t, n, cfg, func(x *crowd) {
 				x.w.RunFor(5 * time.Second)

@@ -33,6 +33,9 @@ type Handler struct {
 	// connection ends by itself once what was sent is delivered and its tasks
 	// (Conn.Do) are done.
 	EOF func(c *Conn)
+	// Outage runs on a loop that presumes that the fault is on our side (see
+	// Limits.Outage), once each time. It belongs to no connection.
+	Outage func(e OutageEvent)
 	// Close is the last callback, after the descriptor was freed. err is a
 	// *CloseError and never nil.
 	Close func(c *Conn, err error)

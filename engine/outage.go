@@ -14,7 +14,8 @@ import (
 // a Retry, and more than Share of the peers that it watches owe it a sign of
 // life, it is presumed that the fault is on our side: verdicts of that kind wait
 // for up to Grace, in which the silent peers are queried on. Those that are
-// silent still then end. WorstCase is longer by Grace.
+// silent still then end. WorstCase is longer by Grace. Handler.Outage is told, and
+// the log.
 //
 // There is no second grace before something was heard again. Fewer than 8
 // silent peers on a loop presume nothing.
@@ -25,12 +26,9 @@ type Outage struct {
 	Share float64
 	// Grace is how long verdicts wait at most. Required with a Share.
 	Grace time.Duration
-	// Event is called on the loop when an outage is presumed, once each time.
-	// It must not block. It is logged in any case.
-	Event func(OutageEvent)
 }
 
-// OutageEvent says that an outage is presumed.
+// OutageEvent tells Handler.Outage that an outage is presumed.
 type OutageEvent struct {
 	Loop            *Loop
 	Silent, Watched int           // peers
@@ -110,8 +108,8 @@ func (l *Loop) presumes(c *Conn) (until int64, wait bool) {
 	e := OutageEvent{Loop: l, Silent: silent, Watched: watched, For: time.Duration(quiet), Grace: o.Grace}
 	l.core.report(slog.LevelWarn, "peers are silent all at once: an outage on our side is presumed, and verdicts wait",
 		"loop", l.index, "silent", silent, "watched", watched, "nothing heard for", e.For, "grace", e.Grace)
-	if o.Event != nil {
-		l.later(func() { o.Event(e) })
+	if h := c.profile.handler.Outage; h != nil {
+		l.later(func() { h(e) })
 	}
 	return p.until, true
 }

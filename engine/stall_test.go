@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/engine/internal/sim"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
@@ -87,4 +88,46 @@ func TestStalledServer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Under a stream from the server a peer that only receives, and answers, is not
+// given up; one that sends, but does not read, is found in time.
+func TestStreamToPeersThatOnlyReceive(t *testing.T) {
+	const n, deaf = 50, 5
+	watched := heartbeat.Realtime()
+	cfg := crowdConfig(watched)
+	cfg.Backlog.Hard = 512 << 20 // who does not read is to be found by its silence
+	inCrowd(t, n, cfg, func(x *crowd) {
+		stopReading := func(p *crowdPeer) {
+			p.Pause()
+			p.Every(100*time.Millisecond, func() { p.Send(frame(t, codec.Data, []byte("I am here"))) })
+		}
+		message := make([]byte, 8<<10)
+		for i := range 1000 {
+			x.w.After(time.Duration(i)*20*time.Millisecond, func() { _ = x.srv.Broadcast(message) })
+		}
+		x.w.RunFor(10 * time.Second)
+		if len(x.closes) > 0 {
+			t.Fatalf("a peer that only receives ended: %v", x.closes[0].err)
+		}
+		stopped := x.w.Now()
+		for _, p := range x.peers[:deaf] {
+			stopReading(p)
+		}
+		x.w.RunFor(10 * time.Second)
+		if len(x.closes) != deaf {
+			t.Errorf("%d ended, want the %d that do not read", len(x.closes), deaf)
+		}
+		for _, end := range x.closes {
+			if end.err.Reason != engine.Deaf {
+				t.Errorf("ended with %v", end.err)
+			}
+			if took, most := time.Duration(end.at-stopped), watched.WorstCase()+20*time.Millisecond; took > most {
+				t.Errorf("found after %v, want at most %v", took, most)
+			}
+		}
+		if got := x.srv.Stats().Total.Broadcasts; got < 1000*(n-deaf) {
+			t.Errorf("%d deliveries: the stream stopped", got)
+		}
+	})
 }

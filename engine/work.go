@@ -42,13 +42,14 @@ func (c *Conn) Do(task func()) error {
 
 // Ordered makes a handler that may block of one that is written for a loop:
 // Message, Frame, Writable, EOF and Close run on workers, as by Conn.Do, each
-// connection's one after another and Close last. Open runs on the loop. Payloads
+// connection's one after another and Close last. Open, and what must give an
+// answer at once, Healthy and Idle, run on the loop, and so does Outage. Payloads
 // are copied, and valid until the callback returns as before.
 //
 // While a connection has more work waiting than Limits.Work allows, it is not
 // read, and its peer has to wait. That may take Limits.MaxPause at most.
 func Ordered(h Handler) Handler {
-	ordered := Handler{Open: h.Open}
+	ordered := Handler{Open: h.Open, Healthy: h.Healthy, Idle: h.Idle, Outage: h.Outage}
 	if h.Message != nil {
 		ordered.Message = func(c *Conn, payload []byte) {
 			c.queueOfWork().accept(job{call: h.Message, payload: copyOf(payload)})

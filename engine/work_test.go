@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -1323,5 +1324,26 @@ func TestWorkPool(t *testing.T) {
 			}
 			eventually(t, "all workers are done", func() bool { return srv.Stats().Work.Active == 0 })
 		})
+	}
+}
+
+// Ordered leaves no callback out.
+func TestOrderedIsWhole(t *testing.T) {
+	var whole engine.Handler
+	fields := reflect.ValueOf(&whole).Elem()
+	for i := range fields.NumField() {
+		fields.Field(i).Set(reflect.MakeFunc(fields.Field(i).Type(), func([]reflect.Value) []reflect.Value { return nil }))
+	}
+	ordered := reflect.ValueOf(engine.Ordered(whole))
+	for i := range ordered.NumField() {
+		if ordered.Field(i).IsNil() {
+			t.Errorf("%s is lost", ordered.Type().Field(i).Name)
+		}
+	}
+	none := reflect.ValueOf(engine.Ordered(engine.Handler{}))
+	for i := range none.NumField() {
+		if !none.Field(i).IsNil() {
+			t.Errorf("%s comes from nowhere", none.Type().Field(i).Name)
+		}
 	}
 }
