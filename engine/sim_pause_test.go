@@ -98,7 +98,11 @@ func (s *simConn) pauseFor(arg uint32, own bool) {
 	l.seen["pause: "+[]string{"timer", "other goroutine", "post", "forgotten"}[arg>>4%4]]++
 	switch arg >> 4 % 4 {
 	case 0:
-		s.pause.mercy = d+2*a.limits.Tick+10*time.Millisecond < limit
+		// A loop that has not taken note of the last Resume yet may be stalled,
+		// and learn of the timer too late; and it may be late by 50 ms before
+		// that counts as a stall.
+		fresh := s.pause.since == s.pause.latest
+		s.pause.mercy = fresh && d+2*a.limits.Tick+60*time.Millisecond < limit
 		a.timer(s.c.Loop(), d, s.resume)
 	case 1:
 		l.w.After(d, s.resume)
