@@ -12,9 +12,9 @@ import (
 // a slot has places for so many of the connections' timers. A timer takes one
 // where its ping is due. If there is none, the ping is sent there and then if the
 // timer has just fired in a place of its own, or finds one there; otherwise the
-// timer takes a place in an earlier slot. So pings only ever move forward, and whatever made many of them
-// fall due together, they part for good, since each is followed by the next an
-// interval later.
+// timer takes a place in an earlier slot. So pings only ever move forward, and
+// whatever made many of them fall due together, they part for good, since each is
+// followed by the next an interval later.
 //
 // A place is not given back when a connection ends or is heard: a slot is then
 // less full than it seems.
@@ -68,16 +68,6 @@ func (p *pacer) slot(number int64) *paceSlot {
 	return s
 }
 
-// has takes a place in the slot in which due lies, if there is one.
-func (p *pacer) has(due int64) bool {
-	s := p.slot(due / p.width)
-	if s.taken >= p.room {
-		return false
-	}
-	s.taken++
-	return true
-}
-
 // earlier takes a place between now and due, and returns when that is. Where
 // there is none, it is due when it is due.
 func (p *pacer) earlier(now, due int64, random func() uint32) (at int64, ok bool) {
@@ -123,9 +113,13 @@ func (c *Conn) pace(plan *heartbeat.Plan, next int64, fired bool) (at int64, now
 	if c.heart.Asking() || due > next || due-l.beat >= p.width*int64(len(p.slots)-1) {
 		return next, false // a silent peer's queries are neither late nor early
 	}
-	at, ok := due, p.has(due)
+	at = due
+	_, ok := p.take(due / p.width)
 	if !ok {
-		if placed || fired && p.has(l.beat) {
+		if !placed && fired {
+			_, placed = p.take(l.beat / p.width)
+		}
+		if placed {
 			return next, true
 		}
 		at, ok = p.earlier(l.beat, due, l.core.kernel.Random)

@@ -91,10 +91,10 @@ func (l *Limits) promise(addr string, p *profile, adm *Admission) Promise {
 	// Follow lets the interval grow.
 	worst, least := plan, plan
 	if p.follow != (Follow{}) {
-		if longer, err := withInterval(cfg, p.follow.Max).Plan(p.traits); err == nil {
+		if longer, err := p.planFor(p.follow.Max); err == nil {
 			worst = longer
 		}
-		if shorter, err := withInterval(cfg, p.follow.Min).Plan(p.traits); err == nil {
+		if shorter, err := p.planFor(p.follow.Min); err == nil {
 			least = shorter
 		}
 	}
