@@ -1,15 +1,15 @@
 package engine_test
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	mutated "github.com/pulsewheel/pulsewheel/internal/mutant"
 )
 
 var mutate = flag.String("mutate", "", "run TestMutations for the mutants whose names match this regular expression")
@@ -474,23 +474,14 @@ var mutants = []mutant{
 }
 
 // source returns the file with the mistake in it.
-func (m mutant) source() (string, error) {
-	source, err := os.ReadFile(m.file)
-	if err != nil {
-		return "", err
-	}
-	if n := strings.Count(string(source), m.old); n != 1 {
-		return "", fmt.Errorf("%q: %s has the text to replace %d times; bring the mutant up to date:\n%s", m.name, m.file, n, m.old)
-	}
-	return strings.Replace(string(source), m.old, m.new, 1), nil
-}
+func (m mutant) source() (string, error) { return mutated.Source(m.file, m.old, m.new) }
 
 // Each mutant finds what it is to change, so that a change of the engine does not
 // leave it behind until somebody looks.
 func TestMutantsApply(t *testing.T) {
 	for _, m := range mutants {
 		if _, err := m.source(); err != nil {
-			t.Error(err)
+			t.Errorf("%q: %v", m.name, err)
 		}
 	}
 }
@@ -507,32 +498,12 @@ func TestMutations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
 	seeds := "10000"
 	if *simSeeds != 0 {
 		seeds = fmt.Sprint(*simSeeds)
 	}
-	run := func(t *testing.T, name, file, source string) (output string, passed bool) {
-		tmp := t.TempDir()
-		mutated := filepath.Join(tmp, file)
-		if err := os.WriteFile(mutated, []byte(source), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(dir, file): mutated}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(tmp, "overlay.json"), overlay, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		binary := filepath.Join(tmp, "engine.test")
-		build := exec.Command("go", "test", "-c", "-overlay", filepath.Join(tmp, "overlay.json"), "-o", binary, ".")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%s does not build: %v\n%s", name, err, out)
-		}
+	run := func(t *testing.T, file, source string) (output string, passed bool) {
+		binary := mutated.Build(t, file, source)
 		out, err := exec.Command(binary, "-test.run", "^TestSim$", "-test.timeout", "10m", "-sim.seeds", seeds).CombinedOutput()
 		return string(out), err == nil
 	}
@@ -541,7 +512,7 @@ func TestMutations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, passed := run(t, "the engine as it is", "loop.go", string(source)); !passed {
+		if out, passed := run(t, "loop.go", string(source)); !passed {
 			t.Fatalf("the engine as it is fails already:\n%s", firstLines(out, 20))
 		}
 	})
@@ -557,7 +528,7 @@ func TestMutations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			out, passed := run(t, m.name, m.file, source)
+			out, passed := run(t, m.file, source)
 			if passed {
 				t.Fatalf("%q survives %s seeds", m.name, seeds)
 			}

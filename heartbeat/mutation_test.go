@@ -1,14 +1,14 @@
 package heartbeat_test
 
 import (
-	"encoding/json"
 	"flag"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	mutated "github.com/pulsewheel/pulsewheel/internal/mutant"
 )
 
 var mutate = flag.String("mutate", "", "run TestMutations for the mutants whose names match this regular expression")
@@ -385,12 +385,8 @@ var equivalent = map[string]string{
 func TestMutantsApply(t *testing.T) {
 	names := map[string]bool{}
 	for _, m := range mutants {
-		source, err := os.ReadFile(m.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := strings.Count(string(source), m.old); n != 1 {
-			t.Errorf("%q: %s has the text to replace %d times:\n%s", m.name, m.file, n, m.old)
+		if _, err := mutated.Source(m.file, m.old, m.new); err != nil {
+			t.Errorf("%q: %v", m.name, err)
 		}
 		if names[m.name] {
 			t.Errorf("%q is there twice", m.name)
@@ -417,29 +413,9 @@ func TestMutations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
 	// run returns what noticed the mutant: the simulation, another test, or nothing.
-	run := func(t *testing.T, name, file, source string) (by, how string) {
-		tmp := t.TempDir()
-		mutated := filepath.Join(tmp, file)
-		if err := os.WriteFile(mutated, []byte(source), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(dir, file): mutated}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(tmp, "overlay.json"), overlay, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		binary := filepath.Join(tmp, "heartbeat.test")
-		build := exec.Command("go", "test", "-c", "-ldflags", "-s -w", "-overlay", filepath.Join(tmp, "overlay.json"), "-o", binary, ".")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%s does not build: %v\n%s", name, err, out)
-		}
+	run := func(t *testing.T, file, source string) (by, how string) {
+		binary := mutated.Build(t, file, source)
 		for _, tests := range []struct{ by, which, skip string }{
 			{"the simulation", "^TestSimulation$", "^$"},
 			{"another test", ".", "^(TestSimulation|TestMutations)$"},
@@ -457,7 +433,7 @@ func TestMutations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if by, how := run(t, "the package as it is", "state.go", string(source)); by != "" {
+		if by, how := run(t, "state.go", string(source)); by != "" {
 			t.Fatalf("the package as it is fails already, by %s: %s", by, how)
 		}
 	})
@@ -470,11 +446,11 @@ func TestMutations(t *testing.T) {
 			continue
 		}
 		t.Run(strings.ReplaceAll(m.name, " ", "_"), func(t *testing.T) {
-			source, err := os.ReadFile(m.file)
+			source, err := mutated.Source(m.file, m.old, m.new)
 			if err != nil {
 				t.Fatal(err)
 			}
-			by, how := run(t, m.name, m.file, strings.Replace(string(source), m.old, m.new, 1))
+			by, how := run(t, m.file, source)
 			caught[by]++
 			if by == "" {
 				t.Fatalf("%q survives", m.name)
