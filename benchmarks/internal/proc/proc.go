@@ -54,7 +54,7 @@ type Process struct {
 	stdin io.WriteCloser
 	lines chan string // closed at the end of output
 
-	stderr tail
+	stderr Tail
 
 	done chan struct{} // closed once the process is gone
 	err  error         // how it ended; valid after done
@@ -167,19 +167,21 @@ func (p *Process) Stop() error {
 // ended records how the process ended. It is called once, before done closes.
 func (p *Process) ended(err error) {
 	if err != nil {
-		p.err = fmt.Errorf("%s: %w%s", p.name, err, p.stderr.indented())
+		p.err = fmt.Errorf("%s: %w%s", p.name, err, p.stderr.Indented())
 	}
 }
 
-// tail keeps the end of what is written to it: an error message is there.
-type tail struct {
+// Tail keeps the end of what is written to it: of a process's output, that is
+// where an error message is. It may be written to and read at the same time.
+type Tail struct {
 	mu  sync.Mutex
 	buf []byte
 }
 
 const tailSize = 4 << 10
 
-func (t *tail) Write(b []byte) (int, error) {
+// Write is that of io.Writer, and never fails.
+func (t *Tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.buf = append(t.buf, b...)
@@ -189,7 +191,9 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (t *tail) indented() string {
+// Indented returns what is kept, to be put behind an error: each line on one of
+// its own, indented; nothing if nothing was written.
+func (t *Tail) Indented() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	text := bytes.TrimSpace(t.buf)

@@ -4,7 +4,6 @@ package fleet
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/spec"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/proc"
 )
 
 // environment makes this program a worker.
@@ -32,7 +32,7 @@ type Worker struct {
 	Index int
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	tail  tail
+	tail  proc.Tail
 	ended chan struct{}
 	err   error // valid after ended
 
@@ -99,7 +99,7 @@ func (w *Worker) listen(r *os.File, heard chan<- Heard) {
 	}
 	r.Close()
 	if err := w.cmd.Wait(); err != nil {
-		w.err = fmt.Errorf("worker %d: %w%s", w.Index, err, w.tail.indented())
+		w.err = fmt.Errorf("worker %d: %w%s", w.Index, err, w.tail.Indented())
 	}
 	close(w.ended)
 	heard <- Heard{Worker: w.Index, Ended: true, Err: w.err}
@@ -147,32 +147,4 @@ func (w *Worker) Wait(limit time.Duration) {
 		w.Kill()
 		<-w.ended
 	}
-}
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-const tailSize = 4 << 10
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, b...)
-	if over := len(t.buf) - tailSize; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) indented() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	text := bytes.TrimSpace(t.buf)
-	if len(text) == 0 {
-		return ""
-	}
-	return "\n\t" + string(bytes.ReplaceAll(text, []byte("\n"), []byte("\n\t")))
 }
