@@ -145,6 +145,7 @@ func (l LengthField) Codec() (Codec, error) {
 		return nil, err
 	}
 	c.plain = len(c.trailer) == 0 && (c.beat.by == byNothing || c.beat.by == byEmpty)
+	c.simple = c.plain && !c.base128 && len(c.template) >= max(c.head, c.markerAt+len(c.marker))
 	return c, nil
 }
 

@@ -38,6 +38,9 @@ type lengthCodec struct {
 	// Nothing but its length can make a frame a heartbeat, and there is no
 	// trailer: the short way through Decode.
 	plain bool
+	// And a header of fixed width, marker included, is all there is beside the
+	// payload: the short way through Append.
+	simple bool
 
 	beat heartbeatCodec
 }
@@ -180,6 +183,13 @@ func (c *lengthCodec) untrailed(frame []byte) error {
 }
 
 func (c *lengthCodec) Append(dst []byte, kind Kind, payload []byte) ([]byte, error) {
+	if kind == Data && c.simple {
+		// The short way: what Decode finds to be longer than the shortest frame is
+		// data, and there is nothing but the payload to go in.
+		if length := len(c.template) + len(payload); length > c.short && length <= c.max {
+			return append(c.appendHeader(dst, length), payload...), nil
+		}
+	}
 	switch kind {
 	case Data:
 		out, err := c.appendData(dst, payload)
@@ -280,21 +290,22 @@ var errNoPrefix = &Error{Op: opAppend, Detail: "not a header and the payload", E
 // AppendPrefix appends the header of a data frame, where that is all there is
 // beside the payload.
 func (c *lengthCodec) AppendPrefix(dst []byte, kind Kind, payload []byte) ([]byte, error) {
-	before := len(c.template)
-	if kind != Data || !c.plain || c.base128 || before < max(c.head, c.markerAt+len(c.marker)) {
-		return dst, errNoPrefix
-	}
-	length := before + len(payload)
-	if len(payload) > c.max-before || length <= c.short {
+	if kind != Data || !c.simple || len(payload) > c.max-len(c.template) || len(c.template)+len(payload) <= c.short {
 		return dst, errNoPrefix // too large, too small, or a heartbeat
 	}
-	out := append(dst, c.template...)
-	header := out[len(dst):]
-	if len(c.marker) != 0 && !c.marked(header) {
-		return dst, errNoPrefix
+	return c.appendHeader(dst, len(c.template)+len(payload)), nil
+}
+
+// appendHeader appends the header of a simple codec's frame of that length.
+func (c *lengthCodec) appendHeader(dst []byte, length int) []byte {
+	dst = append(dst, c.template...)
+	header := dst[len(dst)-len(c.template):]
+	if v := uint64(int64(length) - c.base); c.size == 4 && !c.little {
+		binary.BigEndian.PutUint32(header[c.offset:], uint32(v))
+	} else {
+		writeUint(header[c.offset:c.head], v, c.little)
 	}
-	writeUint(header[c.offset:c.head], uint64(int64(length)-c.base), c.little)
-	return out, nil
+	return dst
 }
 
 // width128 returns the number of bytes of a base-128 number.
