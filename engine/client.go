@@ -24,7 +24,7 @@ type Client struct {
 }
 
 // NewClient checks cfg and starts the loops, which run until Shutdown.
-func NewClient(cfg ClientConfig) (*Client, error) { return newClientOn(sys.Kernel{}, cfg) }
+func NewClient(cfg ClientConfig) (*Client, error) { return newClientOn(new(sys.Kernel), cfg) }
 
 func newClientOn(k kernel, cfg ClientConfig) (*Client, error) {
 	handler := cfg.Handler

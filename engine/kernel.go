@@ -37,4 +37,4 @@ type kernel interface {
 	Random() uint32
 }
 
-var _ kernel = sys.Kernel{}
+var _ kernel = (*sys.Kernel)(nil)

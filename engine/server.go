@@ -20,7 +20,7 @@ type Server struct {
 // Listen checks cfg, and opens and binds everything it asks for. The error
 // names what is wrong: a contradiction in the configuration, an unknown scheme,
 // a busy port. Then nothing stays open. No goroutine runs before Serve.
-func Listen(cfg Config) (*Server, error) { return listenOn(sys.Kernel{}, cfg) }
+func Listen(cfg Config) (*Server, error) { return listenOn(new(sys.Kernel), cfg) }
 
 func listenOn(k kernel, cfg Config) (*Server, error) {
 	srv, err := listen(k, cfg)

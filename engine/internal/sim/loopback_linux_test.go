@@ -13,7 +13,7 @@ func TestSemanticsOfLinux(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := &bench{
-				TB: t, k: sys.Kernel{}, fds: make(map[int]bool),
+				TB: t, k: new(sys.Kernel), fds: make(map[int]bool),
 				// Loopback delivers within the call; conditions that take
 				// longer are waited for by repetition.
 				pass:  func() { time.Sleep(2 * time.Millisecond) },

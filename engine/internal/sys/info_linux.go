@@ -8,7 +8,7 @@ import (
 
 // Info asks the kernel for its view of a connection, in two calls: TCP_INFO
 // (tcp(7)) and SIOCOUTQ.
-func (Kernel) Info(fd int) Info {
+func (*Kernel) Info(fd int) Info {
 	info := Info{Unacked: -1}
 	if t, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
 		info.RTT = time.Duration(t.Rtt) * time.Microsecond

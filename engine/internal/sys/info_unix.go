@@ -3,4 +3,4 @@
 package sys
 
 // Info knows nothing here yet.
-func (Kernel) Info(int) Info { return Info{Unacked: -1} }
+func (*Kernel) Info(int) Info { return Info{Unacked: -1} }

@@ -23,7 +23,7 @@ const ReusePort = true
 
 // Read reads into p, which must not be empty. 0 without an error is the end of
 // the stream.
-func (Kernel) Read(fd int, p []byte) (int, error) {
+func (*Kernel) Read(fd int, p []byte) (int, error) {
 	for {
 		n, _, errno := syscall.RawSyscall6(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
 		if errno == 0 {
@@ -36,7 +36,7 @@ func (Kernel) Read(fd int, p []byte) (int, error) {
 }
 
 // Write hands as much of p to the kernel as it takes, at most MaxWrite bytes.
-func (Kernel) Write(fd int, p []byte) (int, error) {
+func (*Kernel) Write(fd int, p []byte) (int, error) {
 	if len(p) > MaxWrite {
 		p = p[:MaxWrite]
 	}
@@ -53,7 +53,7 @@ func (Kernel) Write(fd int, p []byte) (int, error) {
 
 // Writev is Write for several slices, none empty. It takes the first MaxSlices
 // of them and at most MaxWrite bytes, and changes none of them.
-func (Kernel) Writev(fd int, bufs [][]byte) (int, error) {
+func (*Kernel) Writev(fd int, bufs [][]byte) (int, error) {
 	var iov [MaxSlices]unix.Iovec
 	n, room := 0, MaxWrite
 	for _, b := range bufs {
@@ -80,7 +80,7 @@ func (Kernel) Writev(fd int, bufs [][]byte) (int, error) {
 }
 
 // Accept takes one connection from a listener's queue.
-func (Kernel) Accept(fd int) (int, netip.AddrPort, error) {
+func (*Kernel) Accept(fd int) (int, netip.AddrPort, error) {
 	var sa unix.RawSockaddrInet6 // the largest of those we read
 	size := uint32(unsafe.Sizeof(sa))
 	for {

@@ -16,7 +16,7 @@ const ReusePort = runtime.GOOS == "linux"
 
 // Read reads into p, which must not be empty. 0 without an error is the end of
 // the stream.
-func (Kernel) Read(fd int, p []byte) (int, error) {
+func (*Kernel) Read(fd int, p []byte) (int, error) {
 	for {
 		n, err := unix.Read(fd, p)
 		if err == nil {
@@ -29,7 +29,7 @@ func (Kernel) Read(fd int, p []byte) (int, error) {
 }
 
 // Write hands as much of p to the kernel as it takes, at most MaxWrite bytes.
-func (Kernel) Write(fd int, p []byte) (int, error) {
+func (*Kernel) Write(fd int, p []byte) (int, error) {
 	if len(p) > MaxWrite {
 		p = p[:MaxWrite]
 	}
@@ -46,7 +46,7 @@ func (Kernel) Write(fd int, p []byte) (int, error) {
 
 // Writev writes slice after slice until the kernel takes no more: writev is not
 // published for every Unix. It changes none of the slices.
-func (k Kernel) Writev(fd int, bufs [][]byte) (int, error) {
+func (k *Kernel) Writev(fd int, bufs [][]byte) (int, error) {
 	total := 0
 	for i, b := range bufs {
 		if i == MaxSlices || total >= MaxWrite {
@@ -66,7 +66,7 @@ func (k Kernel) Writev(fd int, bufs [][]byte) (int, error) {
 }
 
 // Accept takes one connection from a listener's queue.
-func (Kernel) Accept(fd int) (int, netip.AddrPort, error) {
+func (*Kernel) Accept(fd int) (int, netip.AddrPort, error) {
 	for {
 		nfd, sa, err := socket.Accept(fd)
 		if err == nil {

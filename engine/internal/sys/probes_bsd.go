@@ -27,7 +27,7 @@ func keepaliveUnit() time.Duration {
 const userTimeoutUnit time.Duration = 0
 
 // SetProbes sets p, which Check has applied (tcp(4)).
-func (Kernel) SetProbes(fd int, p Probes) error {
+func (*Kernel) SetProbes(fd int, p Probes) error {
 	if p.Idle == 0 {
 		return nil
 	}

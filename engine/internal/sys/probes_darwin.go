@@ -18,7 +18,7 @@ var keepalive = resolution{unit: time.Second, longest: 24 * time.Hour, maxCount:
 const userTimeoutUnit = time.Second
 
 // SetProbes sets p, which Check has applied (tcp(4)).
-func (Kernel) SetProbes(fd int, p Probes) error {
+func (*Kernel) SetProbes(fd int, p Probes) error {
 	var err error
 	set := func(level, option, value int) {
 		if err == nil {

@@ -17,7 +17,7 @@ var keepalive = resolution{unit: time.Second, longest: 32767 * time.Second, maxC
 const userTimeoutUnit = time.Millisecond
 
 // SetProbes sets p, which Check has applied (tcp(7)).
-func (Kernel) SetProbes(fd int, p Probes) error {
+func (*Kernel) SetProbes(fd int, p Probes) error {
 	var err error
 	set := func(level, option, value int) {
 		if err == nil {

@@ -15,4 +15,4 @@ var keepalive resolution
 const userTimeoutUnit time.Duration = 0
 
 // SetProbes fails: Check lets nothing through.
-func (Kernel) SetProbes(int, Probes) error { return errors.ErrUnsupported }
+func (*Kernel) SetProbes(int, Probes) error { return errors.ErrUnsupported }

@@ -23,7 +23,7 @@ const tcpMaxRT = 5
 
 // SetProbes sets p, which Check has applied, on a socket handle. What an old
 // Windows lacks, TCP_KEEPCNT and TCP_MAXRT, stays as the system has it.
-func (Kernel) SetProbes(fd int, p Probes) error {
+func (*Kernel) SetProbes(fd int, p Probes) error {
 	h := windows.Handle(fd)
 	if p.Idle > 0 {
 		values := windows.TCPKeepalive{

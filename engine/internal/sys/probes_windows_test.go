@@ -32,7 +32,7 @@ func TestProbes(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = raw.Control(func(handle uintptr) {
-		if err := (sys.Kernel{}).SetProbes(int(handle), p); err != nil {
+		if err := new(sys.Kernel).SetProbes(int(handle), p); err != nil {
 			t.Fatal(err)
 		}
 		const maxRT = 5 // TCP_MAXRT

@@ -15,10 +15,10 @@ import (
 )
 
 // Now returns the engine's monotonic time in nanoseconds.
-func (Kernel) Now() int64 { return clock.Now() }
+func (*Kernel) Now() int64 { return clock.Now() }
 
 // OpenPoller makes a poller over epoll or kqueue.
-func (Kernel) OpenPoller() (poll.Poller, error) { return poll.Open() }
+func (*Kernel) OpenPoller() (poll.Poller, error) { return poll.Open() }
 
 // Listen opens count sockets that listen on one address, and returns them with
 // the address they are bound to. More than one needs ReusePort.
@@ -26,7 +26,7 @@ func (Kernel) OpenPoller() (poll.Poller, error) { return poll.Open() }
 // The first socket is bound without SO_REUSEPORT, so that a port in use is
 // EADDRINUSE even if its owner would share it; the option is set afterwards,
 // which admits our own further sockets.
-func (Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, err error) {
+func (k *Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, err error) {
 	defer func() {
 		if err != nil {
 			for _, fd := range fds {
@@ -58,7 +58,7 @@ func (Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, err e
 		return nil, a, err
 	}
 	fds = append(fds, fd)
-	if err = (Kernel{}).SetProbes(fd, o.Probes); err != nil {
+	if err = k.SetProbes(fd, o.Probes); err != nil {
 		return fds, a, err
 	}
 	local, err := unix.Getsockname(fd)
@@ -78,7 +78,7 @@ func (Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, err e
 			return fds, bound, err
 		}
 		fds = append(fds, fd)
-		if err = (Kernel{}).SetProbes(fd, o.Probes); err != nil {
+		if err = k.SetProbes(fd, o.Probes); err != nil {
 			return fds, bound, err
 		}
 	}
@@ -86,7 +86,7 @@ func (Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, err e
 }
 
 // Waiting reports whether somebody waits in a listener's queue.
-func (Kernel) Waiting(fd int) bool {
+func (*Kernel) Waiting(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
 		n, err := unix.Poll(fds, 0)
@@ -98,7 +98,7 @@ func (Kernel) Waiting(fd int) bool {
 
 // Connect begins to connect to a literal address. Whether it succeeded is told
 // by SocketError once the descriptor is writable.
-func (Kernel) Connect(a Addr, o Options) (fd int, err error) {
+func (k *Kernel) Connect(a Addr, o Options) (fd int, err error) {
 	if a.Network == "unix" {
 		fd, _, err = socket.UnixSocket(a.Network, a.Address, false, o.buffers(), nil)
 	} else {
@@ -109,7 +109,7 @@ func (Kernel) Connect(a Addr, o Options) (fd int, err error) {
 		return -1, err
 	}
 	if a.Network != "unix" {
-		if err := (Kernel{}).SetProbes(fd, o.Probes); err != nil {
+		if err := k.SetProbes(fd, o.Probes); err != nil {
 			_ = unix.Close(fd)
 			return -1, err
 		}
@@ -139,7 +139,7 @@ func (o Options) tcp() []socket.Option[int] {
 
 // SocketError reads and clears SO_ERROR. The caller keeps it: after it was
 // read once, read(2) answers 0, and a reset looks like a FIN.
-func (Kernel) SocketError(fd int) error {
+func (*Kernel) SocketError(fd int) error {
 	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
 		return err
@@ -151,7 +151,7 @@ func (Kernel) SocketError(fd int) error {
 }
 
 // Peer returns the address of the other end; zero for a Unix socket.
-func (Kernel) Peer(fd int) (netip.AddrPort, error) {
+func (*Kernel) Peer(fd int) (netip.AddrPort, error) {
 	sa, err := unix.Getpeername(fd)
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -160,7 +160,7 @@ func (Kernel) Peer(fd int) (netip.AddrPort, error) {
 }
 
 // Local returns the address of our end; zero for a Unix socket.
-func (Kernel) Local(fd int) netip.AddrPort {
+func (*Kernel) Local(fd int) netip.AddrPort {
 	sa, err := unix.Getsockname(fd)
 	if err != nil {
 		return netip.AddrPort{}
@@ -169,28 +169,28 @@ func (Kernel) Local(fd int) netip.AddrPort {
 }
 
 // CloseWrite sends our FIN after what is queued in the kernel.
-func (Kernel) CloseWrite(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) }
+func (*Kernel) CloseWrite(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) }
 
 // Close frees the descriptor. The kernel goes on sending what it has, unless
 // there is unread input: then it resets.
-func (Kernel) Close(fd int) error { return unix.Close(fd) }
+func (*Kernel) Close(fd int) error { return unix.Close(fd) }
 
 // Reset frees the descriptor and sends RST; what the kernel had queued is
 // lost (socket(7), SO_LINGER with a timeout of zero).
-func (Kernel) Reset(fd int) error {
+func (*Kernel) Reset(fd int) error {
 	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	return unix.Close(fd)
 }
 
 // Unlink removes a Unix socket's path. Other addresses leave nothing behind.
-func (Kernel) Unlink(a Addr) {
+func (*Kernel) Unlink(a Addr) {
 	if a.Network == "unix" {
 		_ = unix.Unlink(a.Address)
 	}
 }
 
 // MaxFiles returns the soft limit of descriptors, RLIMIT_NOFILE.
-func (Kernel) MaxFiles() int {
+func (*Kernel) MaxFiles() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || uint64(limit.Cur) > 1<<30 {
 		return 1 << 30

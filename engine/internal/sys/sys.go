@@ -96,7 +96,7 @@ func ParseAddr(s string) (Addr, error) {
 }
 
 // Random returns a random number.
-func (Kernel) Random() uint32 { return rand.Uint32() }
+func (*Kernel) Random() uint32 { return rand.Uint32() }
 
 // withPort returns a with the port that the system chose.
 func (a Addr) withPort(port uint16) Addr {

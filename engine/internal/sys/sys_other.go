@@ -34,23 +34,23 @@ const (
 // engine never gets further on a system without epoll and kqueue.
 var errSystem = errors.Join(errors.New("no epoll or kqueue on this system"), errors.ErrUnsupported)
 
-func (Kernel) Now() int64                       { return clock.Now() }
-func (Kernel) OpenPoller() (poll.Poller, error) { return poll.Open() }
-func (Kernel) Listen(a Addr, _ int, _ Options) ([]int, Addr, error) {
+func (*Kernel) Now() int64                       { return clock.Now() }
+func (*Kernel) OpenPoller() (poll.Poller, error) { return poll.Open() }
+func (*Kernel) Listen(a Addr, _ int, _ Options) ([]int, Addr, error) {
 	return nil, a, errSystem
 }
-func (Kernel) Connect(Addr, Options) (int, error)      { return -1, errSystem }
-func (Kernel) SocketError(int) error                   { return errSystem }
-func (Kernel) Peer(int) (netip.AddrPort, error)        { return netip.AddrPort{}, errSystem }
-func (Kernel) Local(int) netip.AddrPort                { return netip.AddrPort{} }
-func (Kernel) Read(int, []byte) (int, error)           { return 0, errSystem }
-func (Kernel) Write(int, []byte) (int, error)          { return 0, errSystem }
-func (Kernel) Writev(int, [][]byte) (int, error)       { return 0, errSystem }
-func (Kernel) Accept(int) (int, netip.AddrPort, error) { return -1, netip.AddrPort{}, errSystem }
-func (Kernel) Waiting(int) bool                        { return false }
-func (Kernel) CloseWrite(int) error                    { return errSystem }
-func (Kernel) Close(int) error                         { return errSystem }
-func (Kernel) Reset(int) error                         { return errSystem }
-func (Kernel) Unlink(Addr)                             {}
-func (Kernel) MaxFiles() int                           { return 1 << 30 }
-func (Kernel) Info(int) Info                           { return Info{Unacked: -1} }
+func (*Kernel) Connect(Addr, Options) (int, error)      { return -1, errSystem }
+func (*Kernel) SocketError(int) error                   { return errSystem }
+func (*Kernel) Peer(int) (netip.AddrPort, error)        { return netip.AddrPort{}, errSystem }
+func (*Kernel) Local(int) netip.AddrPort                { return netip.AddrPort{} }
+func (*Kernel) Read(int, []byte) (int, error)           { return 0, errSystem }
+func (*Kernel) Write(int, []byte) (int, error)          { return 0, errSystem }
+func (*Kernel) Writev(int, [][]byte) (int, error)       { return 0, errSystem }
+func (*Kernel) Accept(int) (int, netip.AddrPort, error) { return -1, netip.AddrPort{}, errSystem }
+func (*Kernel) Waiting(int) bool                        { return false }
+func (*Kernel) CloseWrite(int) error                    { return errSystem }
+func (*Kernel) Close(int) error                         { return errSystem }
+func (*Kernel) Reset(int) error                         { return errSystem }
+func (*Kernel) Unlink(Addr)                             {}
+func (*Kernel) MaxFiles() int                           { return 1 << 30 }
+func (*Kernel) Info(int) Info                           { return Info{Unacked: -1} }
