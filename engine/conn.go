@@ -19,16 +19,17 @@ import (
 // any lock held: none runs a callback or waits for one. After Handler.Close
 // they do nothing and touch no descriptor.
 type Conn struct {
-	// The fields stand by cache lines of 64 bytes: what the timer looks at, first
-	// of all connections and then of those with something to do; what an event
-	// touches as well; and the rest. Who may touch them is said of each group.
+	// The fields stand by cache lines of 64 bytes. An event needs the second and
+	// the third, a timer the first and the second, and the fourth is for the
+	// application. Who may touch them is said of each group.
 
 	// Owned by the loop.
-	heart   heartbeat.State
-	timer   timingwheel.Timer // liveness; in later phases, the phase's deadline
-	extra   *extra            // what few connections need; nil: nothing
-	in      *inbox            // the beginning of a frame; nil: none
-	backlog *backlog          // what the kernel did not take yet; nil: nothing
+	timer timingwheel.Timer // liveness; in later phases, the phase's deadline
+	extra *extra            // what few connections need; nil: nothing
+	heart heartbeat.State   // up to and with the beginning of the second line
+
+	in      *inbox   // the beginning of a frame; nil: none
+	backlog *backlog // what the kernel did not take yet; nil: nothing
 	fd      int32
 	phase   phase
 	eof     bool // the peer has ended its stream

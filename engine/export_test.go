@@ -80,9 +80,10 @@ func (b *Bucket) GiveBack() { b.a.giveBack() }
 // PrefixOf returns what connections from an address count under.
 func PrefixOf(remote netip.AddrPort) netip.Prefix { return prefixOf(remote) }
 
-// Where the fields of a Conn stand that every event, or every timer, touches.
+// Where the fields of a Conn stand by whose places its cache lines can be told.
 const (
 	HeartOffset = unsafe.Offsetof(Conn{}.heart)
-	LoopOffset  = unsafe.Offsetof(Conn{}.loop)
-	HeldOffset  = unsafe.Offsetof(Conn{}.held)
+	InOffset    = unsafe.Offsetof(Conn{}.in)
+	CodecOffset = unsafe.Offsetof(Conn{}.codec)
+	ValueOffset = unsafe.Offsetof(Conn{}.value)
 )

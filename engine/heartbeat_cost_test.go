@@ -294,6 +294,11 @@ func (h *tallyHandler) Ready(fd int, ev poll.Events) {
 	h.h.Ready(fd, ev)
 }
 
+func (h *tallyHandler) Served() {
+	h.k.note(tallyCall{name: "Served", event: true})
+	h.h.Served()
+}
+
 func (h *tallyHandler) Woken() {
 	h.k.note(tallyCall{name: "Woken", event: true})
 	h.h.Woken()

@@ -17,6 +17,11 @@ const (
 	// mailBatch is how many letters one wake-up serves; what is left wakes the
 	// loop again through the poller, so that I/O gets its turn.
 	mailBatch = 256
+	// mostDirty is how many connections' events are served before the first of
+	// them is settled, and longestDirty about how long that one waits: with
+	// handlers that take long, as long as one of them.
+	mostDirty    = 16
+	longestDirty = 50 * time.Microsecond
 	// drainBatches bounds how many batches of connections are still accepted
 	// before a listener closes.
 	drainBatches = 64
@@ -46,7 +51,7 @@ type Loop struct {
 	stall   stallMeter
 	tick    int64 // ns
 
-	fetched int64 // keeps what fetch reads from being optimized away
+	fetched int64 // keeps what is read ahead of its use from being optimized away
 
 	probe   probe // of watch
 	watchAt int64 // from when on an event is worth a word to it
@@ -64,10 +69,11 @@ type Loop struct {
 	// on with what follows.
 	dueNext int
 
-	batch     []letter // taken from the mailbox, to be served from batchNext on
-	batchNext int
-	dirty     []*Conn // that broadcasts went to, to be settled from dirtyNext on
-	dirtyNext int
+	batch      []letter // taken from the mailbox, to be served from batchNext on
+	batchNext  int
+	dirty      []*Conn // had events, or got broadcasts: to be settled from dirtyNext on
+	dirtyNext  int
+	dirtySince int64
 
 	listeners  []*listener
 	readBuffer []byte
@@ -159,6 +165,7 @@ func (l *Loop) takeOver() {
 			return true
 		})
 	}
+	l.settleDirty()
 	if l.draining {
 		l.drain(l.linger)
 	}
@@ -217,10 +224,18 @@ func (l *Loop) readClock() {
 // Ready serves one event of a descriptor. It is part of poll.Handler.
 func (l *Loop) Ready(fd int, ev poll.Events) {
 	l.readClock()
+	switch n := len(l.dirty); {
+	case n == 0:
+		l.dirtySince = l.now
+	case n >= mostDirty || l.now-l.dirtySince >= int64(longestDirty):
+		l.settleDirty()
+		l.dirtySince = l.now
+	}
 	if c := l.core.conns.at(fd); c != nil {
 		// A connection of another loop has got the number of one of ours that
 		// was closed while its event waited in our poller's batch.
 		if c.loop == l {
+			l.fetched += int64(c.answersDue) // the other of the event's two cache lines
 			l.turn(c, ev)
 		}
 		return
@@ -232,6 +247,10 @@ func (l *Loop) Ready(fd int, ev poll.Events) {
 		}
 	}
 }
+
+// Served settles the connections that have had events. It is part of
+// poll.Handler.
+func (l *Loop) Served() { l.settleDirty() }
 
 // Woken serves the mailbox. It is part of poll.Handler.
 func (l *Loop) Woken() {
@@ -251,8 +270,8 @@ func (l *Loop) Woken() {
 	l.mail.poke()
 }
 
-// settleDirty settles the connections that got broadcasts: each once, however
-// many there were.
+// settleDirty settles the connections that had events or got broadcasts: each
+// once, however many there were.
 func (l *Loop) settleDirty() {
 	for l.dirtyNext < len(l.dirty) {
 		c := l.dirty[l.dirtyNext]
@@ -301,13 +320,14 @@ func (l *Loop) deliver(x letter) {
 	}
 }
 
-// turn serves an event of c: input, then output, then the end if it has come.
-// Meanwhile c counts as scheduled, so that what its callbacks send to it waits
-// for the one write at the end.
+// turn serves an event's input. Output, and the end if it has come, follow when
+// the dirty connections are settled, with those of the events next to this one.
+// Until then c counts as scheduled, so that whatever is sent to it waits for the
+// one write.
 func (l *Loop) turn(c *Conn, ev poll.Events) {
 	c.state.Or(scheduled)
 	l.serve(c, ev)
-	l.finish(c)
+	l.dirty = append(l.dirty, c)
 }
 
 // finish settles c, and reads it to its end if writing has failed: what the

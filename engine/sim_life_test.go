@@ -846,7 +846,7 @@ func (l *simLife) checkQuiet(a *simApp) {
 	// Whoever waits in the queue must be let in while there is room.
 	room := a.limits.MaxConns == 0 || len(a.open) < a.limits.MaxConns
 	for _, n := range l.peers {
-		if n.app == a && a == l.server && room && !l.full(a) && n.p.Connected() && n.wellBehaved() && n.conn == nil && n.ended == nil {
+		if n.app == a && a == l.server && room && !l.full(a) && n.p.Queued() && n.wellBehaved() && n.conn == nil && n.ended == nil {
 			l.problem("%v was never accepted, although there is room", n)
 		}
 		if a == l.server {

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"io"
+	"reflect"
 	"runtime"
 	"testing"
 
@@ -10,15 +11,20 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
-// A connection's own memory stays within its size class, and what a timer looks
-// at in two cache lines, what an event does in three.
+// A connection's own memory stays within its size class. What a timer looks at
+// stands in the first two cache lines, and what an event touches in the second and
+// third, lastRead and lastWrite of its liveness among it.
 func TestConnSize(t *testing.T) {
-	if size := engine.ConnSize; size > 256 {
+	const line = 64
+	if size := engine.ConnSize; size != 4*line {
 		t.Errorf("a Conn takes %d bytes", size)
 	}
-	const line = 64
-	if engine.HeartOffset != 0 || engine.LoopOffset >= 2*line || engine.HeldOffset >= 3*line {
-		t.Errorf("in a Conn, heart stands at %d, loop at %d, held at %d", engine.HeartOffset, engine.LoopOffset, engine.HeldOffset)
+	lastRead, _ := reflect.TypeFor[heartbeat.State]().FieldByName("lastRead")
+	if at := engine.HeartOffset + lastRead.Offset; at != line {
+		t.Errorf("lastRead stands at %d", at)
+	}
+	if engine.InOffset != line+16 || engine.CodecOffset != 2*line || engine.ValueOffset != 3*line {
+		t.Errorf("in stands at %d, codec at %d, value at %d", engine.InOffset, engine.CodecOffset, engine.ValueOffset)
 	}
 }
 

@@ -65,17 +65,19 @@ type LoopStats struct {
 
 // loopStats is written by one loop and read by anyone.
 type loopStats struct {
-	opened     atomic.Uint64
-	closed     [numReasons]atomic.Uint64
-	messagesIn atomic.Uint64
-	othersIn   atomic.Uint64 // frames that are neither data nor heartbeats
-	framesOut  atomic.Uint64
-	bytesIn    atomic.Uint64
-	bytesOut   atomic.Uint64
-	pings      atomic.Uint64
-	queries    atomic.Uint64
-	pingsIn    atomic.Uint64
-	pongsIn    atomic.Uint64
+	// Of every event.
+	messagesIn counter
+	framesOut  counter
+	bytesIn    counter
+	bytesOut   counter
+
+	opened   atomic.Uint64
+	closed   [numReasons]atomic.Uint64
+	othersIn atomic.Uint64 // frames that are neither data nor heartbeats
+	pings    atomic.Uint64
+	queries  atomic.Uint64
+	pingsIn  atomic.Uint64
+	pongsIn  atomic.Uint64
 
 	pingsIgnored atomic.Uint64
 	outages      atomic.Uint64

@@ -13,8 +13,6 @@ import (
 // each call, so that a connection can be given another one between two calls; a
 // series of queries that is running then goes on by the new plan's numbers.
 type State struct {
-	lastRead   int64
-	lastWrite  int64
 	lastAnswer int64
 
 	// start is, while a series is running (asked > 0), its nominal beginning.
@@ -30,6 +28,11 @@ type State struct {
 	waiting   bool   // nothing was answered since the latest ping
 	timing    bool   // the latest ping's round trip was not measured yet
 	condemned bool   // the running series has led to a verdict
+
+	// What every read and write touches stands at the end, 16 of 64 bytes, so
+	// that it can share a cache line with what follows in the connection.
+	lastRead  int64
+	lastWrite int64
 }
 
 // Start makes s ready for a connection that was opened at now: that counts as

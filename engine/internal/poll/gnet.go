@@ -1,4 +1,4 @@
-//go:build linux || darwin || freebsd || netbsd || openbsd || dragonfly
+//go:build (linux && poll_opt) || darwin || freebsd || netbsd || openbsd || dragonfly
 
 package poll
 
@@ -30,7 +30,7 @@ func Open() (Poller, error) {
 	if p.gnet, err = openGnet(); err != nil {
 		return nil, err
 	}
-	if err = p.signals.open(p); err != nil {
+	if err = p.signals.open(func(fd int) error { return p.gnet.AddRead(p.attachment(fd), true) }); err != nil {
 		_ = p.Close()
 		return nil, err
 	}
@@ -67,14 +67,18 @@ func (p *native) Close() error {
 	return p.gnet.Close()
 }
 
-// event is the one callback of every descriptor, in both variants of gnet's
-// Poller. Polling ends only on ErrEngineShutdown; it drops other errors.
-func (p *native) event(fd int, ev netpoll.IOEvent, flags netpoll.IOFlags) error {
-	if !p.signals.consume(p, fd) {
-		p.h.Ready(fd, translate(ev, flags))
+// callback returns the one callback of every descriptor, in both variants of
+// gnet's Poller. Polling ends only on ErrEngineShutdown; it drops other errors.
+// A closure, because a method value adds a call to every event.
+func (p *native) callback() netpoll.PollEventHandler {
+	return func(fd int, ev netpoll.IOEvent, flags netpoll.IOFlags) error {
+		if !p.signals.consume(p.h, &p.stopped, fd) {
+			p.h.Ready(fd, translate(ev, flags))
+			p.h.Served() // there is no telling where a batch ends
+		}
+		if p.stopped {
+			return errors.ErrEngineShutdown
+		}
+		return nil
 	}
-	if p.stopped {
-		return errors.ErrEngineShutdown
-	}
-	return nil
 }

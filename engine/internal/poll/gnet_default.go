@@ -1,4 +1,4 @@
-//go:build (linux || darwin || freebsd || netbsd || openbsd || dragonfly) && !poll_opt
+//go:build (darwin || freebsd || netbsd || openbsd || dragonfly) && !poll_opt
 
 package poll
 
@@ -13,4 +13,4 @@ func (p *native) attachment(fd int) *netpoll.PollAttachment {
 	return &p.pool.scratch
 }
 
-func (p *native) polling() error { return p.gnet.Polling(p.event) }
+func (p *native) polling() error { return p.gnet.Polling(p.callback()) }

@@ -58,7 +58,8 @@ type signals struct {
 	armed  chan int64
 }
 
-func (s *signals) open(p *native) error {
+// open makes it, and has watch watch its reading end edge-triggered.
+func (s *signals) open(watch func(fd int) error) error {
 	if err := unix.Pipe(s.pipe[:]); err != nil {
 		return os.NewSyscallError("pipe", err)
 	}
@@ -69,7 +70,7 @@ func (s *signals) open(p *native) error {
 			return os.NewSyscallError("fcntl", err)
 		}
 	}
-	if err := p.gnet.AddRead(p.attachment(s.pipe[0]), true); err != nil {
+	if err := watch(s.pipe[0]); err != nil {
 		return err
 	}
 	s.closed, s.done, s.armed = make(chan struct{}), make(chan struct{}), make(chan int64, 1)
@@ -97,7 +98,9 @@ func (s *signals) runTimer() {
 	}
 }
 
-func (s *signals) consume(p *native, fd int) bool {
+// consume tells h what an event of fd means, if fd is the pipe. A handler that
+// stops the poller is not called again.
+func (s *signals) consume(h Handler, stopped *bool, fd int) bool {
 	if fd != s.pipe[0] {
 		return false
 	}
@@ -114,10 +117,10 @@ func (s *signals) consume(p *native, fd int) bool {
 		}
 	}
 	if s.expired.Swap(false) {
-		p.h.Expired()
+		h.Expired()
 	}
-	if !p.stopped {
-		p.h.Woken()
+	if !*stopped {
+		h.Woken()
 	}
 	return true
 }

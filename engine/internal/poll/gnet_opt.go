@@ -18,7 +18,7 @@ type attachments struct {
 func (p *native) attachment(fd int) *netpoll.PollAttachment {
 	a := &p.pool
 	if a.callback == nil {
-		a.callback = p.event
+		a.callback = p.callback()
 	}
 	for fd/pageSize >= len(a.pages) {
 		a.pages = append(a.pages, nil)

@@ -2,9 +2,10 @@
 // which descriptors may be read or written, a wake-up from another goroutine,
 // and a one-shot timer.
 //
-// [Open] gives the poller that stands on epoll or kqueue through gnet's
-// published netpoll package. The simulated poller of package sim implements
-// the same interface, so a whole engine runs on either.
+// [Open] gives the system's poller: on Linux one over epoll (epoll_linux.go), on
+// kqueue, and with build tag poll_opt on Linux, one over gnet's published netpoll
+// package (gnet*.go). The simulated poller of package sim implements the same
+// interface, so a whole engine runs on either.
 //
 // What a poller reports are hints. A batch may hold an event of a descriptor
 // that was closed meanwhile and whose number a new connection already has, so
@@ -25,6 +26,10 @@ const (
 type Handler interface {
 	// Ready reports a registered descriptor.
 	Ready(fd int, ev Events)
+	// Served follows one or more calls of Ready that came together: what they
+	// have left to be done for all of them at once is due. After Stop it may be
+	// missing.
+	Served()
 	// Woken follows at least one Wake since the last Woken.
 	Woken()
 	// Expired follows the armed time. It may come for a time that was armed

@@ -18,6 +18,7 @@ import (
 type recorder struct {
 	p       poll.Poller
 	ready   func(fd int, ev poll.Events)
+	served  func()
 	woken   func()
 	expired func()
 }
@@ -25,6 +26,12 @@ type recorder struct {
 func (r *recorder) Ready(fd int, ev poll.Events) {
 	if r.ready != nil {
 		r.ready(fd, ev)
+	}
+}
+
+func (r *recorder) Served() {
+	if r.served != nil {
+		r.served()
 	}
 }
 
@@ -303,5 +310,42 @@ func TestRunAfterGoexit(t *testing.T) {
 	}
 	if err := p.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Served follows what was ready, before the poller waits again.
+func TestServed(t *testing.T) {
+	var ready, served atomic.Int64
+	var unserved int // the loop's
+	r := &recorder{}
+	r.ready = func(fd int, _ poll.Events) {
+		var b [100]byte
+		_, _ = unix.Read(fd, b[:])
+		unserved++
+		ready.Add(1)
+	}
+	r.served = func() {
+		served.Add(int64(unserved))
+		unserved = 0
+	}
+	do := start(t, r)
+	var peers []int
+	for range 20 {
+		fd, peer := pair(t)
+		peers = append(peers, peer)
+		do(func() {
+			if err := r.p.Add(fd); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for round := range int64(5) {
+		for _, peer := range peers {
+			if _, err := unix.Write(peer, []byte{1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := (round + 1) * int64(len(peers))
+		eventually(t, "all that was ready is served", func() bool { return ready.Load() >= want && served.Load() == ready.Load() })
 	}
 }

@@ -343,6 +343,14 @@ func (p *Peer) Connected() bool {
 	return p.connected
 }
 
+// Queued reports whether the connection waits in a listener's queue: the other
+// side's kernel knows of it, its program does not yet.
+func (p *Peer) Queued() bool {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	return p.connected && p.s.other != nil && p.s.other.queued != nil
+}
+
 // Closed reports whether this side is closed, or the machine gone.
 func (p *Peer) Closed() bool {
 	p.w.mu.Lock()

@@ -286,6 +286,8 @@ func (p *poller) handle() (more bool) {
 			return false
 		}
 	}
+	p.k.preempt()
+	p.handler.Served()
 	finished = true
 	return true
 }

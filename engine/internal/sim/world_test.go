@@ -111,6 +111,8 @@ func (e *echoLoop) Woken() {
 	}
 }
 
+func (e *echoLoop) Served() {}
+
 func (e *echoLoop) Expired() {
 	e.expired = append(e.expired, e.k.Now())
 	if e.onTimer != nil {

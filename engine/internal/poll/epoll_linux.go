@@ -1,0 +1,129 @@
+//go:build !poll_opt
+
+package poll
+
+import (
+	"os"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// epoll is the poller of Linux. It does what gnet's does (which is there with
+// build tag poll_opt), and three things that gnet's cannot be made to do, each of
+// which shows in the CPU time of a message:
+//
+//   - It tells where a batch ends, so that what its events have left to do is done
+//     together: reading and decoding one connection after another, and then
+//     writing one after another, finds the code for it in the processor's cache.
+//   - While much is going on it looks for more without telling Go's scheduler,
+//     which is for waiting.
+//   - A pause is one call, because read interest can be dropped in place.
+type epoll struct {
+	fd      int
+	signals signals
+	stopped bool
+	last    int // events of the batch before
+	events  [maxEvents]unix.EpollEvent
+}
+
+const (
+	maxEvents = 256
+	// busy is from how many events on a batch makes another one likely.
+	busy = 4
+)
+
+// Level-triggered: a descriptor that was not read to the end is reported again.
+const (
+	reading = unix.EPOLLIN
+	// unread is what remains of interest in a descriptor that is not read. Edge-
+	// triggered, so that it is told once: a reset as OUT|ERR|HUP|RDHUP, a FIN as
+	// OUT|RDHUP.
+	unread = unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+)
+
+// Open makes a poller. It holds descriptors until Close.
+func Open() (Poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	p := &epoll{fd: fd}
+	if err := p.signals.open(func(fd int) error { return p.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN|unix.EPOLLET) }); err != nil {
+		_ = p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *epoll) control(op, fd int, events uint32) error {
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.fd, op, fd, &unix.EpollEvent{Fd: int32(fd), Events: events}))
+}
+
+func (p *epoll) Add(fd int) error      { return p.control(unix.EPOLL_CTL_ADD, fd, reading) }
+func (p *epoll) AddWrite(fd int) error { return p.control(unix.EPOLL_CTL_ADD, fd, unread) }
+func (p *epoll) Pause(fd int) error    { return p.control(unix.EPOLL_CTL_MOD, fd, unread) }
+func (p *epoll) Remove(fd int) error   { return p.control(unix.EPOLL_CTL_DEL, fd, 0) }
+
+func (p *epoll) Writing(fd int, on bool) error {
+	events := uint32(reading)
+	if on {
+		events |= unix.EPOLLOUT
+	}
+	return p.control(unix.EPOLL_CTL_MOD, fd, events)
+}
+
+func (p *epoll) Resume(fd int, writing bool) error { return p.Writing(fd, writing) }
+func (p *epoll) EdgeTriggered() bool               { return false }
+func (p *epoll) Arm(at int64) error                { return p.signals.arm(at) }
+func (p *epoll) Wake() error                       { return p.signals.wake() }
+func (p *epoll) Stop()                             { p.stopped = true }
+
+func (p *epoll) Run(h Handler) error {
+	for !p.stopped {
+		n, err := p.wait()
+		if err != nil {
+			return err
+		}
+		for i := range p.events[:n] {
+			ev := &p.events[i]
+			if fd := int(ev.Fd); !p.signals.consume(h, &p.stopped, fd) {
+				h.Ready(fd, translateEpoll(ev.Events))
+			}
+			if p.stopped {
+				return nil
+			}
+		}
+		h.Served()
+	}
+	return nil
+}
+
+// wait returns how many events there are.
+func (p *epoll) wait() (n int, err error) {
+	if p.last >= busy {
+		// It does not wait, so the scheduler need not know.
+		r, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), maxEvents, 0, 0, 0)
+		if errno == 0 && r > 0 {
+			p.last = int(r)
+			return p.last, nil
+		}
+	}
+	// Who was made runnable by the last batch gets its turn first: with few
+	// processors, it would otherwise wait until Go's monitor finds that this one
+	// is blocked.
+	runtime.Gosched()
+	n, err = unix.EpollWait(p.fd, p.events[:], -1)
+	if err == unix.EINTR {
+		n, err = 0, nil
+	}
+	p.last = n
+	return max(n, 0), os.NewSyscallError("epoll_wait", err)
+}
+
+func (p *epoll) Close() error {
+	p.signals.close()
+	return os.NewSyscallError("close", unix.Close(p.fd))
+}
