@@ -112,18 +112,6 @@ func (p *benchPoller) on(f func(poll.Handler)) {
 	<-p.done
 }
 
-// mail serves what was posted.
-func (p *benchPoller) mail(h poll.Handler) {
-	for {
-		select {
-		case <-p.woken:
-			h.Woken()
-		default:
-			return
-		}
-	}
-}
-
 // benchServer is a server of one loop and its connections on a benchKernel.
 func benchServer(b *testing.B, k *benchKernel, handler engine.Handler) *engine.Server {
 	b.Helper()

@@ -20,39 +20,59 @@ const (
 	maxPooledInbox = 1 << 20
 )
 
-// inboxPools holds buffers by the power of two of their capacity.
-var inboxPools [21]sync.Pool
+// inboxPools holds buffers by the class of their capacity.
+var inboxPools [4 * 21]sync.Pool
 
-// keep stores what is left of the input, in in if that has room, and returns
-// the inbox that holds it. rest may be the front of in's own buffer.
+// sizeClass returns the class of buffers that have room for size bytes, and their
+// capacity: four classes between one power of two and the next, so that a frame a
+// little longer than one costs a quarter more and not twice as much.
+func sizeClass(size int) (class, capacity int) {
+	size = max(size, minInbox)
+	power := bits.Len(uint(size-1)) - 1
+	quarter := 1 << power >> 2
+	quarters := (size - 1<<power + quarter - 1) / quarter
+	return 4*power + quarters - 1, 1<<power + quarters*quarter
+}
+
+// keep stores what is left of the input, in in if that has room and is not far too
+// large, and returns the inbox that holds it. rest may be in in's own buffer.
 func (in *inbox) keep(rest []byte, need int) *inbox {
-	if in != nil && cap(in.b) < len(rest) {
-		in.release()
-		in = nil
-	}
-	if in == nil {
+	switch old := in; {
+	case old == nil:
 		in = getInbox(len(rest))
+		in.b = append(in.b, rest...)
+	case cap(old.b) < len(rest) || cap(old.b) > 8*max(len(rest), minGrowth):
+		in = getInbox(len(rest))
+		in.b = append(in.b, rest...)
+		old.release()
+	case &rest[0] == &old.b[:1][0]:
+		in.b = in.b[:len(rest)] // it was read to where it stays
+	default:
+		in.b = append(in.b[:0], rest...)
 	}
-	in.b = append(in.b[:0], rest...)
 	in.need = need
 	return in
 }
 
 func getInbox(size int) *inbox {
-	class := bits.Len(uint(max(size, minInbox) - 1))
+	class, capacity := sizeClass(size)
 	if class < len(inboxPools) {
 		if in, _ := inboxPools[class].Get().(*inbox); in != nil {
 			return in
 		}
-		size = 1 << class
+		size = capacity
 	}
 	return &inbox{b: make([]byte, 0, size)}
 }
 
 func (in *inbox) release() {
-	if size := cap(in.b); size&(size-1) == 0 && size <= maxPooledInbox {
+	size := cap(in.b)
+	if size < minInbox || size > maxPooledInbox {
+		return
+	}
+	if class, capacity := sizeClass(size); capacity == size {
 		in.b = in.b[:0]
-		inboxPools[bits.Len(uint(size-1))].Put(in)
+		inboxPools[class].Put(in)
 	}
 }
 
@@ -78,6 +98,8 @@ type outbuf struct {
 	// that goes on in the next outbuf there is none.
 	ends []uint32
 	lent *loan
+	// own is where b comes from, if it is for one large message; nil: it is not.
+	own *inbox
 	// continues: the frame began in the outbuf before.
 	continues bool
 	// controls is where the last control frame among messages ends in b.
@@ -104,13 +126,19 @@ func (l *loan) drop() {
 const (
 	control = 0
 	message = 1
-	// maxPooledOutbuf is the largest buffer that is kept for others.
+	// maxPooledOutbuf is the largest buffer that is kept for others and that many
+	// messages share.
 	maxPooledOutbuf = 64 << 10
+	// largeMessage is from what size on a message gets a buffer of its own, of the
+	// right size. In one that is shared it would have that grow, and copied.
+	largeMessage = 16 << 10
 	// outbufSize is what a new buffer holds, outbufOverhead about what one
 	// costs beside its bytes, and lentOverhead what one without any does.
 	outbufSize     = 2048
 	outbufOverhead = 256
 	lentOverhead   = 128
+	// maxFraming is what codecs usually add to a payload, at most.
+	maxFraming = 32
 )
 
 // outbufs holds buffers with room of their own, lentbufs those without.
@@ -130,8 +158,24 @@ func getLent(b []byte, lent *loan) *outbuf {
 	return p
 }
 
+// getLarge returns an empty outbuf for one message of about size bytes, with a
+// buffer that input uses, too.
+func getLarge(size int) *outbuf {
+	p := lentbufs.Get().(*outbuf)
+	p.own = getInbox(size)
+	p.b = p.own.b
+	return p
+}
+
 func (p *outbuf) release() {
 	p.next = nil
+	if own := p.own; own != nil {
+		own.b = p.b[:0]
+		own.release()
+		*p = outbuf{ends: p.ends[:0]}
+		lentbufs.Put(p)
+		return
+	}
 	if lent := p.lent; lent != nil {
 		*p = outbuf{ends: p.ends[:0]}
 		lentbufs.Put(p)
@@ -149,6 +193,8 @@ func (p *outbuf) release() {
 // What many share is accounted for once, by whoever lends it.
 func (p *outbuf) cost() int {
 	switch {
+	case p.own != nil:
+		return cap(p.b) + lentOverhead
 	case p.lent == nil:
 		return max(len(p.b), outbufSize) + outbufOverhead
 	case p.lent.shared:
@@ -160,7 +206,7 @@ func (p *outbuf) cost() int {
 // fitted returns p, or a copy of it if its buffer is far too large for what it
 // holds: what is to wait shall not keep a buffer that others could use.
 func (p *outbuf) fitted() *outbuf {
-	if p.lent != nil || cap(p.b) <= 4*max(len(p.b), outbufSize) {
+	if p.lent != nil || p.own != nil || cap(p.b) <= 4*max(len(p.b), outbufSize) {
 		return p
 	}
 	q := &outbuf{
@@ -236,9 +282,19 @@ func (r *outbufRing) append(p *outbuf) {
 
 // writable returns the outbuf that a frame can be appended to.
 func (r *outbufRing) writable() *outbuf {
-	if r.last == nil || r.last.lent != nil {
+	if r.last == nil || r.last.lent != nil || r.last.own != nil {
 		r.append(getOutbuf())
 	}
+	return r.last
+}
+
+// writableFor is writable for a message of that size, which ends in a buffer of
+// its own if it is large.
+func (r *outbufRing) writableFor(size int) *outbuf {
+	if size < largeMessage {
+		return r.writable()
+	}
+	r.append(getLarge(size + maxFraming))
 	return r.last
 }
 

@@ -58,9 +58,12 @@ type Conn struct {
 	held    int32      // of them, what counts towards Limits.Budget
 	starved bool       // Send returned ErrBacklog since the last Writable
 
+	// large: its latest frame did not fit the loop's buffer. The loop owns it; it
+	// stands here, like the next, because here is room.
+	large bool
+
 	// answersDue is when the next answer to a ping would be due if they came at
-	// the rate that is answered, in ms, modulo 2^32. The loop owns it; it stands
-	// here because here is room.
+	// the rate that is answered, in ms, modulo 2^32. The loop owns it.
 	answersDue uint32
 
 	// Atomic.
@@ -269,7 +272,7 @@ func (c *Conn) enqueue(kind codec.Kind, payload []byte) (err error) {
 	if err := c.admit(c.loop.core.limits.Backlog.High); err != nil {
 		return err
 	}
-	p := c.pending.writable()
+	p := c.pending.writableFor(len(payload))
 	b, err := c.codec.Append(p.b, kind, payload)
 	if err != nil {
 		return err

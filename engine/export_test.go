@@ -87,3 +87,14 @@ const (
 	CodecOffset = unsafe.Offsetof(Conn{}.codec)
 	ValueOffset = unsafe.Offsetof(Conn{}.value)
 )
+
+// Held returns the size of the buffer that keeps the beginning of a frame which
+// was read into one for a frame of that size.
+func Held(size int, rest []byte) int {
+	in := getInbox(size)
+	n := copy(in.b[:cap(in.b)], rest)
+	return cap(in.keep(in.b[:n], size).b)
+}
+
+// SizeClass is the class of a buffer's size.
+func SizeClass(size int) (class, capacity int) { return sizeClass(size) }

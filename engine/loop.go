@@ -77,6 +77,7 @@ type Loop struct {
 
 	listeners  []*listener
 	readBuffer []byte
+	largeFrame int                                    // the length of the latest that did not fit half of it
 	running    *Conn                                  // whose callback runs, or ran last
 	unwinding  bool                                   // a Goexit is ending the goroutine
 	draining   bool                                   // no more connections; those there are to end

@@ -302,14 +302,21 @@ var mutants = []mutant{
 		`	begun := c.in == nil ||`,
 		`	begun := true ||`},
 	{"only the first frame has a deadline", "read.go",
-		`	begun := c.in == nil || len(rest) != len(b) || `,
-		`	begun := c.in == nil || `},
+		`len(c.in.b) == 0 || len(rest) != len(b) || `,
+		`len(c.in.b) == 0 || `},
 	{"a frame's deadline is lost in a pause", "pause.go",
 		`		c.guard(guardFrame, d)`,
 		`		_ = d`},
 	{"the first frame's deadline is lost in a pause", "pause.go",
 		`		c.guard(guardFirstFrame, time.Duration(left))`,
 		``},
+
+	{"a buffer that a frame was awaited in is taken for its beginning", "read.go",
+		`		if n == 0 && c.in != nil && len(c.in.b) == 0 {`,
+		`		if false {`},
+	{"the first piece of a large frame has no deadline", "read.go",
+		`	begun := c.in == nil || len(c.in.b) == 0 || `,
+		`	begun := c.in == nil || `},
 
 	// What is lent, shared, and held.
 	{"a payload is not given back", "buffer.go",

@@ -33,6 +33,9 @@ func (c *Conn) readInput(toEnd bool) {
 	for range reads {
 		space, held := c.space()
 		n, err := l.core.kernel.Read(int(c.fd), space[held:])
+		if n == 0 && c.in != nil && len(c.in.b) == 0 {
+			c.dropInbox() // it was to be for a frame that has not come
+		}
 		if err != nil {
 			if !errors.Is(err, sys.EAGAIN) {
 				c.inputFailed(err)
@@ -66,9 +69,18 @@ func (c *Conn) readInput(toEnd bool) {
 // space returns where to read to, and how many bytes are there already: the
 // beginning of a frame, copied to the front of the loop's buffer, or left in
 // place if the whole frame would not fit there.
+//
+// Where large frames follow each other, each is read straight into a buffer of its
+// own, as long as the loop's latest: what was read to the loop's buffer would have
+// to be copied from there.
 func (c *Conn) space() (space []byte, held int) {
+	l := c.loop
+	buffer := l.readBuffer
+	if c.in == nil && c.large && c.phase == open {
+		c.in = getInbox(l.largeFrame)
+		c.in.need = l.largeFrame
+	}
 	in := c.in
-	buffer := c.loop.readBuffer
 	switch {
 	case in == nil || c.phase != open:
 		return buffer, 0
@@ -88,10 +100,14 @@ func (c *Conn) received(b []byte) {
 	rest, need := c.deliver(b)
 	if c.deaf() || len(rest) == 0 {
 		c.dropInbox()
+		c.large = c.large && len(b) > len(c.loop.readBuffer)/2
 		return
 	}
-	begun := c.in == nil || len(rest) != len(b) || len(rest)/frameStep > len(c.in.b)/frameStep
+	begun := c.in == nil || len(c.in.b) == 0 || len(rest) != len(b) || len(rest)/frameStep > len(c.in.b)/frameStep
 	c.in = c.in.keep(rest, need)
+	if c.large = need > len(c.loop.readBuffer)/2; c.large {
+		c.loop.largeFrame = need
+	}
 	if d := c.loop.core.limits.FrameTimeout; d > 0 && begun {
 		if c.holding() {
 			c.unguard(guardFrame) // it counts from when the frame is read on
