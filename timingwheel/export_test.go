@@ -113,8 +113,11 @@ func (w *Wheel) Marks(deadline uint64) []uint32 {
 	return marks
 }
 
-// MarkStride is the number of nodes from one mark to the next.
-const MarkStride = markStride
+// NearStride and FarStride are the numbers of nodes from one mark to the next.
+const (
+	NearStride = nearStride
+	FarStride  = farStride
+)
 
 // checkList checks the list at head and returns its length.
 func (w *Wheel) checkList(head uint32) (int, error) {

@@ -38,7 +38,7 @@ type node struct {
 	next     uint32 // in its list; noNode while the timer is in none, that is while it fires; in a free node: next free node
 	prev     uint32
 	data     uint32 // the caller's; in a head: nodes appended since the list was empty
-	gen      uint32 // odd while a timer lives here, even while free; part of the handle
+	gen      uint32 // odd while a timer lives here, even while free; part of the handle; in a head: the stride of its marks
 }
 
 type chunk [chunkNodes]node
@@ -50,7 +50,7 @@ type chunk [chunkNodes]node
 // Use [New] to make one; the zero Wheel is not usable.
 //
 // A timer costs 24 bytes in a slab that grows in chunks, holds no pointers and is never given back: freed nodes are
-// reused. Lookahead takes 0.3 % more. No method allocates, except to arm more timers than were ever outstanding before.
+// reused. Lookahead takes 0.3 % more, and up to 2.4 % for timers in level 0. No method allocates, except to arm more timers than were ever outstanding before.
 type Wheel struct {
 	// Invariants, between any two calls (Check in export_test.go):
 	//   - an armed node that is in neither the pending nor the due list has a deadline after now, or equal to it at the
@@ -80,7 +80,12 @@ func New(now uint64) *Wheel {
 	w := &Wheel{now: now, target: now, fresh: firstNode, heads: new(chunk)}
 	w.chunks = append(w.chunks, w.heads)
 	for i := uint32(firstHead); i < firstNode; i++ {
-		w.heads[i].next, w.heads[i].prev = i, i
+		h := &w.heads[i]
+		h.next, h.prev = i, i
+		// Even, so that no handle names a head.
+		if h.gen = farStride; i < firstHead+slots {
+			h.gen = nearStride
+		}
 	}
 	return w
 }
@@ -395,7 +400,7 @@ func (w *Wheel) pushBack(head, i uint32, n *node) {
 	n.next, n.prev = head, last
 	w.at(last).next = i
 	h.prev = i
-	if h.data++; h.data%markStride == 0 {
+	if h.data++; h.data&(h.gen-1) == 0 {
 		w.mark(h, i)
 	}
 }

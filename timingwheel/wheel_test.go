@@ -443,28 +443,33 @@ func TestSlabIsReused(t *testing.T) {
 	checkWheel(t, w)
 }
 
-// Long lists are marked at every 64th node, and the marks are used up with the list.
+// Long lists are marked, and the marks are used up with the list.
 func TestMarks(t *testing.T) {
-	const deadline, timers = 1<<18 + 5, 10_000
-	w := timingwheel.New(0)
-	var want []uint32
-	for i := range timers {
-		timer := w.Add(deadline, 0)
-		if (i+1)%timingwheel.MarkStride == 0 {
-			want = append(want, uint32(timer))
+	const timers = 10_000
+	for _, test := range []struct {
+		deadline uint64
+		stride   int
+	}{{1<<18 + 5, timingwheel.FarStride}, {50, timingwheel.NearStride}} {
+		w := timingwheel.New(0)
+		var want []uint32
+		for i := range timers {
+			timer := w.Add(test.deadline, 0)
+			if (i+1)%test.stride == 0 {
+				want = append(want, uint32(timer))
+			}
 		}
-	}
-	if got := w.Marks(deadline); !slices.Equal(got, want) {
-		t.Errorf("marks %v, want %v", got, want)
-	}
-	checkWheel(t, w)
-	for w.Len() > 0 {
-		next, _ := w.Next()
-		w.Advance(next, 100, finish)
+		if got := w.Marks(test.deadline); !slices.Equal(got, want) {
+			t.Errorf("marks %v, want %v", got, want)
+		}
 		checkWheel(t, w)
-	}
-	if got := w.Marks(deadline + 1); got != nil {
-		t.Errorf("marks %v are left", got)
+		for w.Len() > 0 {
+			next, _ := w.Next()
+			w.Advance(next, 100, finish)
+			checkWheel(t, w)
+		}
+		if got := w.Marks(test.deadline + 1); got != nil {
+			t.Errorf("marks %v are left", got)
+		}
 	}
 }
 
