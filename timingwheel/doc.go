@@ -19,6 +19,11 @@
 // means it moves to a lower level, until it fires at its own tick. A bitmap per level finds the next occupied slot at
 // once, whatever the gap. One goroutine owns a Wheel and passes the time in.
 //
+// Level 0, whose slots are the near ones, can have more than 64: see [NewNear]. It then holds not only the deadlines of the
+// present block of 64 ticks but also those of as many blocks after it as there are slots for, and the other levels count
+// from the last of these, the horizon, instead of the present. So a timer that is near when it is armed never cascades, and
+// one that cascades to level 0 does so long before it is due. A second bitmap finds the words of level 0's that are not zero.
+//
 // A [Scheduler] is for everyone else: it is safe for concurrent use, reads the clock itself and calls functions, as
 // AfterFunc and NewTicker of package time do. Its timers, each a [FuncTimer], are allocated by it or belong to the caller,
 // who then pays no allocation.
@@ -50,8 +55,8 @@
 //
 // # Limits
 //
-// A Wheel holds up to 2^32-707 timers of 24 bytes. Its memory grows in steps of 96 KiB, the first of which every Wheel
-// has, and is reused but not given back. The collector does not look inside. A Scheduler has a Wheel for each of its
-// shards, once used, and 8 bytes more per timer besides the 64 of a FuncTimer; its deadlines reach 292 years from the
-// start of its clock, and what would be later is never due.
+// A Wheel holds up to 2^32-704 timers of 24 bytes, less its near slots, which take as much each. Its memory grows in steps
+// of 96 KiB, the first of which every Wheel has, and is reused but not given back. The collector does not look inside. A
+// Scheduler has a Wheel for each of its shards, once used, and 8 bytes more per timer besides the 64 of a FuncTimer; its
+// deadlines reach 292 years from the start of its clock, and what would be later is never due.
 package timingwheel

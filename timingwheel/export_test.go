@@ -25,7 +25,10 @@ func (w *Wheel) Check() error {
 		return fmt.Errorf("advancing %v, firing %d outside Advance", w.advancing, w.firing)
 	}
 	armed := 0
-	for head := uint32(firstHead); head < firstNode; head++ {
+	for head := uint32(pendingHead); head < w.firstNode; head++ {
+		if head > dueHead && head < firstFar {
+			continue // no heads: their indices only make those of the slots even
+		}
 		n, err := w.checkList(head)
 		if err != nil {
 			return err
@@ -35,10 +38,8 @@ func (w *Wheel) Check() error {
 	if armed != w.armed {
 		return fmt.Errorf("%d nodes in lists, but Len is %d", armed, w.armed)
 	}
-	for level, bits := range w.occupied {
-		if (bits != 0) != (w.nonempty>>level&1 != 0) {
-			return fmt.Errorf("level %d: occupied %x, nonempty %x", level, bits, w.nonempty)
-		}
+	if err := w.checkBitmaps(); err != nil {
+		return err
 	}
 	free, retired := 0, 0
 	for i := w.free; i != noNode; i = w.at(i).next {
@@ -47,15 +48,42 @@ func (w *Wheel) Check() error {
 		}
 		free++
 	}
-	for i := uint32(firstNode); i < w.fresh; i++ {
+	for i := w.firstNode; i < w.fresh; i++ {
 		if w.at(i).gen == 0 {
 			retired++
 		}
 	}
-	if used := int(w.fresh) - firstNode; used != armed+free+retired {
+	if used := int(w.fresh - w.firstNode); used != armed+free+retired {
 		return fmt.Errorf("%d nodes used, but %d armed, %d free, %d retired", used, armed, free, retired)
 	}
 	return w.checkMarks()
+}
+
+// checkBitmaps checks that nonempty and summary say what far and near do. Check looks at these themselves.
+func (w *Wheel) checkBitmaps() error {
+	if len(w.near) != int(w.firstNode-firstNear)/64 {
+		return fmt.Errorf("near has %d words", len(w.near))
+	}
+	var nonempty uint32
+	var summary [summaryWords]uint64
+	for level, bits := range w.far {
+		if bits != 0 {
+			nonempty |= 1 << level
+		}
+	}
+	if nonempty&^(1<<levels-2) != 0 {
+		return fmt.Errorf("levels %x are occupied", nonempty)
+	}
+	for word, bits := range w.near {
+		if bits != 0 {
+			nonempty |= 1
+			summary[word/64] |= 1 << (word % 64)
+		}
+	}
+	if nonempty != w.nonempty || summary != w.summary {
+		return fmt.Errorf("nonempty %x, summary %x, want %x, %x", w.nonempty, w.summary, nonempty, summary)
+	}
+	return nil
 }
 
 // checkMarks checks that no block of marks is lost, shared or out of range.
@@ -76,7 +104,7 @@ func (w *Wheel) checkMarks() error {
 				return fmt.Errorf("block %d has %d marks", b, m.n)
 			}
 			for _, i := range m.node[:m.n] {
-				if i < firstNode || i >= w.fresh {
+				if i < w.firstNode || i >= w.fresh {
 					return fmt.Errorf("block %d: mark %d is out of range", b, i)
 				}
 			}
@@ -86,7 +114,7 @@ func (w *Wheel) checkMarks() error {
 	if err := count(l.block, true); err != nil {
 		return err
 	}
-	for head := uint32(firstHead); head < firstNode; head++ {
+	for head := uint32(pendingHead); head < w.firstNode; head++ {
 		if err := count(uint32(w.at(head).deadline>>32), true); err != nil {
 			return err
 		}
@@ -106,7 +134,7 @@ func (w *Wheel) checkMarks() error {
 // Marks returns the marks of the slot that a deadline has, as node indices.
 func (w *Wheel) Marks(deadline uint64) []uint32 {
 	var marks []uint32
-	for b := uint32(w.at(naiveSlot(w.now, deadline)).deadline >> 32); b != 0; b = w.lookahead.at(b).next {
+	for b := uint32(w.at(w.naiveSlot(deadline)).deadline >> 32); b != 0; b = w.lookahead.at(b).next {
 		m := w.lookahead.at(b)
 		marks = append(marks, m.node[:m.n]...)
 	}
@@ -119,13 +147,19 @@ const (
 	FarStride  = farStride
 )
 
+// MaxNear is for how many ticks a Wheel has slots at most.
+const MaxNear = maxNear - slots
+
+// Skip is skip.
+func (w *Wheel) Skip(now uint64) { w.skip(now) }
+
 // checkList checks the list at head and returns its length.
 func (w *Wheel) checkList(head uint32) (int, error) {
 	length := 0
 	last := head
 	for i := w.at(head).next; i != head; i = w.at(i).next {
 		n := w.at(i)
-		if i < firstNode || i >= w.fresh {
+		if i < w.firstNode || i >= w.fresh {
 			return 0, fmt.Errorf("list %d: index %d out of range", head, i)
 		}
 		if n.prev != last {
@@ -136,15 +170,15 @@ func (w *Wheel) checkList(head uint32) (int, error) {
 		}
 		switch head {
 		case pendingHead:
-			if n.deadline < w.now || n.deadline > w.pendingLast {
-				return 0, fmt.Errorf("pending node %d: deadline %d not in [%d, %d]", i, n.deadline, w.now, w.pendingLast)
+			if n.deadline < w.now || n.deadline < w.pendingFirst || n.deadline-w.pendingFirst >= w.pendingSpan {
+				return 0, fmt.Errorf("pending node %d: deadline %d not in %d + %d, now %d", i, n.deadline, w.pendingFirst, w.pendingSpan, w.now)
 			}
 		case dueHead:
 			if n.deadline != w.now {
 				return 0, fmt.Errorf("due node %d: deadline %d, now %d", i, n.deadline, w.now)
 			}
 		default:
-			if want := naiveSlot(w.now, n.deadline); head != want {
+			if want := w.naiveSlot(n.deadline); head != want {
 				return 0, fmt.Errorf("node %d, deadline %d, now %d: in list %d, not %d", i, n.deadline, w.now, head, want)
 			}
 		}
@@ -155,27 +189,36 @@ func (w *Wheel) checkList(head uint32) (int, error) {
 		return 0, fmt.Errorf("list %d: head's prev is %d, not %d", head, w.at(head).prev, last)
 	}
 	switch {
-	case head < pendingHead:
-		bit := w.occupied[(head-firstHead)/slots] >> ((head - firstHead) % slots) & 1
+	case head >= firstFar:
+		word := w.far[head/64%16]
+		if head >= firstNear {
+			word = w.near[(head-firstNear)/64]
+		}
+		bit := word >> (head % 64) & 1
 		if (length > 0) != (bit == 1) {
 			return 0, fmt.Errorf("list %d: %d nodes, occupancy bit %d", head, length, bit)
 		}
 	case head == pendingHead:
-		if (length > 0) != (w.pendingLast != 0) {
-			return 0, fmt.Errorf("%d pending nodes, pendingLast %d", length, w.pendingLast)
+		if (length > 0) != (w.pendingSpan != 0) {
+			return 0, fmt.Errorf("%d pending nodes, pendingSpan %d", length, w.pendingSpan)
 		}
 	}
 	return length, nil
 }
 
-// naiveSlot finds the list for a deadline digit by digit.
-func naiveSlot(now, deadline uint64) uint32 {
-	for level := levels - 1; level > 0; level-- {
-		if shift := level * slotBits; now>>shift != deadline>>shift {
-			return uint32(firstHead + level*slots + int(deadline>>shift&slotMask))
+// naiveSlot finds the list for a deadline: in a near slot by its distance, or else digit by digit.
+func (w *Wheel) naiveSlot(deadline uint64) uint32 {
+	near := uint64(w.firstNode) - firstNear
+	if deadline/64-w.now/64 < near/64 {
+		return uint32(firstNear + deadline%near)
+	}
+	horizon := w.now/64 + near/64 - 1
+	for level := levels - 1; level > 1; level-- {
+		if shift := (level - 1) * slotBits; horizon>>shift != deadline/64>>shift {
+			return uint32(level*slots + int(deadline/64>>shift&slotMask))
 		}
 	}
-	return uint32(firstHead + deadline&slotMask)
+	return uint32(slots + deadline/64&slotMask)
 }
 
 // MinParked is the number of stopped timers that a shard may keep.

@@ -162,7 +162,7 @@ func (w *Wheel) lookAhead(i uint32) {
 func (w *Wheel) readAhead(i uint32) {
 	l := &w.lookahead
 	stride, most, fetch := nearStride, nearChains, w.fetch
-	if w.pendingLast != 0 {
+	if w.pendingSpan != 0 {
 		stride, most, fetch = farStride, farChains, nil // these only move to a lower level
 	}
 	chains := append(l.chains[:0], i)
@@ -186,7 +186,7 @@ func (w *Wheel) readAhead(i uint32) {
 			for c, at := range chains {
 				node := w.at(at)
 				chains[c] = node.next
-				if at >= firstNode {
+				if at >= w.firstNode {
 					data = append(data, node.data)
 				}
 			}

@@ -18,18 +18,23 @@ const (
 	slotMask = slots - 1
 	levels   = (64 + slotBits - 1) / slotBits
 
+	// The most near slots that a Wheel can have, and the words of 64 bits that tell which words of their bitmap are not 0.
+	maxNear      = 1 << 14
+	summaryWords = maxNear / 64 / 64
+
 	// Nodes come in chunks: growing adds one chunk and moves none, so that it costs the same at any size. 4096 nodes
 	// of 24 B fill twelve 8 KiB pages of the Go heap exactly, and ten million timers are only 2,442 objects to mark.
 	chunkBits  = 12
 	chunkNodes = 1 << chunkBits
 	chunkMask  = chunkNodes - 1
 
-	// Index space of the slab. The heads are nodes too, so that unlinking a node needs no branch to find its list.
-	noNode      = 0                        // no link: the node is in no list
-	firstHead   = 1                        // head of level 0, slot 0; level l, slot s is firstHead + l*slots + s
-	pendingHead = firstHead + levels*slots // the slot whose cascade is under way
-	dueHead     = pendingHead + 1          // the tick whose timers are being fired
-	firstNode   = dueHead + 1              // the first index that can be a timer
+	// Index space of the slab. The heads are nodes too, so that unlinking a node needs no branch to find its list. A
+	// head's index tells its bit of Wheel.far: bit index%64 of word index/64. Timers follow the near slots.
+	noNode      = 0              // no link: the node is in no list
+	pendingHead = 1              // the slot whose cascade is under way
+	dueHead     = 2              // the tick whose timers are being fired
+	firstFar    = slots          // level l from 1 on, slot s is l*slots + s
+	firstNear   = levels * slots // level 0, slot s is firstNear + s
 )
 
 // node is a timer, or the head of a list of timers. It holds no pointer, so that the collector never looks inside a chunk.
@@ -50,40 +55,66 @@ type chunk [chunkNodes]node
 // Use [New] to make one; the zero Wheel is not usable.
 //
 // A timer costs 24 bytes in a slab that grows in chunks, holds no pointers and is never given back: freed nodes are
-// reused. Lookahead takes 0.3 % more, and up to 2.4 % for timers in level 0. No method allocates, except to arm more timers than were ever outstanding before.
+// reused. Lookahead takes 0.3 % more, and up to 2.4 % for timers in near slots. No method allocates, except to arm more
+// timers than were ever outstanding before.
 type Wheel struct {
 	// Invariants, between any two calls (Check in export_test.go):
 	//   - an armed node that is in neither the pending nor the due list has a deadline after now, or equal to it at the
-	//     last tick only, and its place follows from now and its deadline alone: the level is that of the highest
-	//     base-64 digit in which they differ, the slot is that digit of the deadline. Hence at each level only slots
-	//     ahead of now's own are occupied, and all of a lower level is due before all of a higher.
+	//     last tick only, and its place follows from now and its deadline alone. A block is 64 ticks. In the block of
+	//     now, or in one of the next blocksAhead, it is in the near slot of its tick, modulo their number. Otherwise
+	//     the level is that of the highest base-64 digit in which it differs from the horizon, which is the last of
+	//     these blocks, and the slot is that digit. Hence at each level from 1 on only slots ahead of the horizon's own
+	//     are occupied, and all of a lower level is due before all of a higher.
 	//   - so equal deadlines are always in the same list, in the order in which they were armed.
-	now      uint64 // the tick reached: all deadlines before it have fired
-	target   uint64 // the latest time Advance was told; > now only while it catches up
-	occupied [levels]uint64
-	nonempty uint32 // bit l: occupied[l] != 0
+	now         uint64               // the tick reached: all deadlines before it have fired
+	target      uint64               // the latest time Advance was told; > now only while it catches up
+	blocksAhead uint64               // how many blocks after that of now have near slots
+	nearMask    uint32               // near slots - 1
+	nonempty    uint32               // bit l: a slot of level l is occupied
+	far         [16]uint64           // occupied slots by level; more than there are, so that no index is out of range
+	near        []uint64             // occupied near slots
+	summary     [summaryWords]uint64 // bit i: near[i] != 0
 
-	pendingLast uint64 // last tick of the slot being cascaded, 0 if none is (no deadline is tick 0)
-	armed       int
-	free        uint32 // first of the free nodes, latest freed first: it is the likeliest to be in cache
-	fresh       uint32 // first index never used; 0 once all 2^32 are
-	firing      uint32 // the node whose callback runs
-	advancing   bool
-	heads       *chunk // chunks[0]
-	chunks      []*chunk
-	lookahead   lookahead
-	fetch       func(data uint32)
+	pendingFirst uint64 // first tick of the slot being cascaded
+	pendingSpan  uint64 // its ticks, 0 if none is
+	armed        int
+	free         uint32 // first of the free nodes, latest freed first: it is the likeliest to be in cache
+	fresh        uint32 // first index never used; 0 once all 2^32 are
+	firing       uint32 // the node whose callback runs
+	firstNode    uint32 // the first index that can be a timer
+	advancing    bool
+	heads        []node // the first chunks
+	chunks       []*chunk
+	lookahead    lookahead
+	fetch        func(data uint32)
 }
 
-// New returns an empty wheel that stands at the tick now.
-func New(now uint64) *Wheel {
-	w := &Wheel{now: now, target: now, fresh: firstNode, heads: new(chunk)}
-	w.chunks = append(w.chunks, w.heads)
-	for i := uint32(firstHead); i < firstNode; i++ {
+// New returns an empty wheel that stands at the tick now. It has 64 near slots.
+func New(now uint64) *Wheel { return NewNear(now, 0) }
+
+// NewNear returns an empty wheel that stands at the tick now and visits a timer of up to near ticks only once, to fire
+// it, where otherwise it visits a timer once more for each level between. With very many timers a visit costs a wait for
+// memory. That takes a slot of 24 bytes a tick: their number is the power of two from near+64 on, at least 64 and at most
+// 16,384. What comes after the near slots is as in any wheel.
+func NewNear(now, near uint64) *Wheel {
+	size := slots
+	for size < maxNear && uint64(size-slots) < near {
+		size *= 2
+	}
+	w := &Wheel{
+		now: now, target: now, blocksAhead: uint64(size/slots) - 1, nearMask: uint32(size) - 1,
+		near: make([]uint64, size/64), firstNode: uint32(firstNear + size), fresh: uint32(firstNear + size),
+	}
+	// One piece, so that a head is found without its chunk.
+	w.heads = make([]node, (int(w.firstNode)+chunkMask)&^chunkMask)
+	for rest := w.heads; len(rest) > 0; rest = rest[chunkNodes:] {
+		w.chunks = append(w.chunks, (*chunk)(rest))
+	}
+	for i := uint32(pendingHead); i < w.firstNode; i++ {
 		h := &w.heads[i]
 		h.next, h.prev = i, i
 		// Even, so that no handle names a head.
-		if h.gen = farStride; i < firstHead+slots {
+		if h.gen = farStride; i >= firstNear {
 			h.gen = nearStride
 		}
 	}
@@ -112,7 +143,7 @@ func (w *Wheel) Len() int { return w.armed }
 // once" runs once more at the end of the catching up and not at every tick of it. At the last tick, 2^64-1, there is no
 // next one: the timer fires in the next call of Advance.
 //
-// Add panics if 2^32-707 timers are outstanding.
+// Add panics if more timers are outstanding than 32 bits can count besides the slots, see the package's limits.
 func (w *Wheel) Add(deadline uint64, data uint32) Timer {
 	i := w.free
 	var n *node
@@ -172,24 +203,26 @@ func (w *Wheel) Deadline(t Timer) (uint64, bool) {
 	return n.deadline, true
 }
 
-// Next returns the earliest tick at which Advance has work, and false if no timer is armed. Its cost does not depend
+// Next returns the earliest tick at which Advance must be called, and false if no timer is armed. Its cost does not depend
 // on the number of timers or on how far away they are.
 //
-// The tick is never later than the earliest deadline. It is exact if that deadline differs from Now only within the
-// lowest level, that is in the last six bits. Otherwise it may be earlier: the first tick of the slot the timer waits
-// in, where Advance moves it to a lower level. A driver that sleeps until Next wakes at most ten times for that, in all,
-// before the timer fires, however far away it is.
+// The tick is never later than the earliest deadline. It is exact if that deadline differs from Now only in the last six
+// bits, or is no more than the ticks given to [NewNear] away. Otherwise it may be earlier: the first tick of the slot the
+// timer waits in, where Advance must move it to a lower level. A driver that sleeps until Next wakes at most ten times for
+// that, in all, before the timer fires, however far away it is. An Advance before then moves what it can already.
 //
 // After an Advance whose budget ran out, Next returns Now: there is work at once.
 func (w *Wheel) Next() (deadline uint64, ok bool) {
-	if w.pendingLast != 0 || w.heads[dueHead].next != dueHead {
+	switch {
+	case w.pendingSpan != 0 || w.heads[dueHead].next != dueHead:
 		return w.now, true
+	case w.nonempty&1 != 0:
+		return w.nextNear(), true
+	case w.nonempty != 0:
+		_, _, block := w.nextFar()
+		return block << slotBits, true
 	}
-	if w.nonempty == 0 {
-		return 0, false
-	}
-	_, _, start := w.nextSlot()
-	return start, true
+	return 0, false
 }
 
 // Advance moves the wheel to the tick now and calls fire for each timer with a deadline at or before it. It visits at
@@ -258,25 +291,23 @@ func (w *Wheel) Advance(now uint64, budget int, fire func(t Timer, data uint32) 
 			// What is armed at the last tick must wait for the next call, or a callback that arms again never lets go.
 			ended = w.now == math.MaxUint64
 		}
-		if w.nonempty == 0 {
-			w.now = w.target
-			return true
-		}
-		level, slot, start := w.nextSlot()
-		if start > w.target {
-			w.now = w.target
-			return true
-		}
 		if ended {
 			return true
 		}
-		w.now = start
-		if level == 0 {
-			w.splice(level, slot, dueHead)
-		} else {
-			w.splice(level, slot, pendingHead)
-			w.pendingLast = start + (1<<(level*slotBits) - 1)
+		at, far := w.nextVisit()
+		if at > w.target || w.nonempty == 0 {
+			w.now = w.target
+			return true
 		}
+		if !far {
+			w.now = at
+			w.splice(firstNear+uint32(at)&w.nearMask, dueHead)
+			continue
+		}
+		head, level, block := w.nextFar()
+		w.now = at
+		w.splice(head, pendingHead)
+		w.pendingFirst, w.pendingSpan = block<<slotBits, 1<<(level*slotBits)
 	}
 }
 
@@ -338,7 +369,7 @@ func (w *Wheel) arm(i uint32, n *node, deadline uint64) {
 	}
 	n.deadline = deadline
 	w.armed++
-	if deadline <= w.pendingLast {
+	if deadline-w.pendingFirst < w.pendingSpan {
 		// Earlier timers with this deadline may still wait in the interrupted cascade: queue behind them.
 		w.pushBack(pendingHead, i, n)
 		return
@@ -363,39 +394,88 @@ func (w *Wheel) clamp() uint64 {
 	return w.now + 1
 }
 
+// horizon returns the last block that has near slots. It may lie beyond the last tick.
+func (w *Wheel) horizon() uint64 { return w.now>>slotBits + w.blocksAhead }
+
 // place links a node into the slot that its deadline has, seen from now.
 func (w *Wheel) place(i uint32, n *node) {
-	level := uint(bits.Len64((n.deadline^w.now)|1)-1) / slotBits
-	slot := uint(n.deadline>>(level*slotBits)) & slotMask
-	w.occupied[level] |= 1 << slot
-	w.nonempty |= 1 << level
-	w.pushBack(uint32(firstHead+level*slots+slot), i, n)
+	var head uint32
+	block, horizon := n.deadline>>slotBits, w.horizon()
+	if block <= horizon {
+		head = firstNear + uint32(n.deadline)&w.nearMask
+		word := (head - firstNear) / 64
+		w.near[word] |= 1 << (head % 64)
+		w.summary[word/64%summaryWords] |= 1 << (word % 64)
+		w.nonempty |= 1
+	} else {
+		above := uint(bits.Len64(block^horizon)-1) / slotBits // level 1's number is 0 here
+		slot := uint(block>>(above*slotBits%64)) & slotMask
+		w.far[(above+1)%16] |= 1 << slot
+		w.nonempty |= 2 << (above % 16)
+		head = uint32(firstFar + above*slots + slot)
+	}
+	w.pushBack(head, i, n)
 }
 
-// nextSlot returns the earliest occupied slot and its first tick. Some slot must be occupied.
-func (w *Wheel) nextSlot() (level, slot uint, start uint64) {
-	level = uint(bits.TrailingZeros32(w.nonempty))
-	slot = uint(bits.TrailingZeros64(w.occupied[level]))
-	span := uint64(1)<<((level+1)*slotBits) - 1 // at the highest level the shift gives 0, and span all ones
-	return level, slot, w.now&^span | uint64(slot)<<(level*slotBits)
+// nextVisit returns the tick at which Advance goes on, and whether to move timers from a far slot then: as soon as the
+// horizon comes there, and before it fires what is due at the same tick, lest fire arms timers for that slot which then
+// come before those that wait there. Some slot must be occupied, or what it returns means nothing.
+func (w *Wheel) nextVisit() (at uint64, far bool) {
+	at = math.MaxUint64
+	if w.nonempty&1 != 0 {
+		at = w.nextNear()
+	}
+	if w.nonempty > 1 {
+		_, _, block := w.nextFar()
+		if start := (block - w.blocksAhead) << slotBits; start <= at {
+			return start, true
+		}
+	}
+	return at, false
 }
 
-// splice moves all nodes of a slot, which has some, to the list at head to, which has none.
-func (w *Wheel) splice(level, slot uint, to uint32) {
-	from := &w.heads[firstHead+level*slots+slot]
-	first, last := from.next, from.prev
-	from.next = uint32(firstHead + level*slots + slot)
-	from.prev = from.next
-	w.lookahead.begin(uint32(from.deadline >> 32))
-	from.deadline = 0
-	w.vacate(from.next)
+// nextNear returns the tick of the earliest occupied near slot. Some near slot must be occupied.
+func (w *Wheel) nextNear() uint64 {
+	block := w.now >> slotBits
+	last := w.nearMask / 64 // word of the near slots
+	own := uint32(block) & last
+	to := own
+	if w.near[own] == 0 {
+		for from := (own + 1) & last; ; from = ((from | 63) + 1) & last {
+			if b := w.summary[from/64] >> (from % 64); b != 0 {
+				to = from + uint32(bits.TrailingZeros64(b))
+				break
+			}
+		}
+	}
+	block += uint64((to - own) & last)
+	return block<<slotBits + uint64(bits.TrailingZeros64(w.near[to]))
+}
+
+// nextFar returns the earliest occupied slot of the levels from 1 on, and its first block. Some such slot must be
+// occupied.
+func (w *Wheel) nextFar() (head uint32, level uint, block uint64) {
+	level = uint(bits.TrailingZeros32(w.nonempty &^ 1))
+	slot := uint(bits.TrailingZeros64(w.far[level]))
+	span := uint64(1)<<(level*slotBits) - 1
+	return uint32(level*slots + slot), level, w.horizon()&^span | uint64(slot)<<((level-1)*slotBits)
+}
+
+// splice moves all nodes of the list at head from, which has some, to the list at head to, which has none.
+func (w *Wheel) splice(from, to uint32) {
+	h := &w.heads[from]
+	first, last := h.next, h.prev
+	h.next, h.prev = from, from
+	w.lookahead.begin(uint32(h.deadline >> 32))
+	h.deadline = 0
+	w.vacate(from)
 	w.heads[to].next, w.heads[to].prev = first, last
 	w.at(first).prev = to
 	w.at(last).next = to
 }
 
 func (w *Wheel) pushBack(head, i uint32, n *node) {
-	h := &w.heads[head&chunkMask]
+	h := &w.heads[head]
 	last := h.prev
 	n.next, n.prev = head, last
 	w.at(last).next = i
@@ -417,23 +497,37 @@ func (w *Wheel) unlink(n *node) {
 
 // vacate records that the list at head has become empty.
 func (w *Wheel) vacate(head uint32) {
-	w.unmark(w.at(head))
-	switch {
-	case head < pendingHead:
-		level, slot := (head-firstHead)/slots, (head-firstHead)%slots
-		w.occupied[level] &^= 1 << slot
-		if w.occupied[level] == 0 {
+	w.unmark(&w.heads[head])
+	if head < firstFar {
+		if head == pendingHead {
+			w.pendingSpan = 0
+		}
+		return
+	}
+	if head < firstNear {
+		level := head / 64 % 16
+		if w.far[level] &^= 1 << (head % 64); w.far[level] == 0 {
 			w.nonempty &^= 1 << level
 		}
-	case head == pendingHead:
-		w.pendingLast = 0
+		return
+	}
+	word := (head - firstNear) / 64
+	if w.near[word] &^= 1 << (head % 64); w.near[word] != 0 {
+		return
+	}
+	w.summary[word/64%summaryWords] &^= 1 << (word % 64)
+	if w.summary == [summaryWords]uint64{} {
+		w.nonempty &^= 1
 	}
 }
 
 // skip moves an idle wheel to the tick now: it does what Advance would do if no timer is to be visited by then, and
 // nothing otherwise. A timer armed after a long sleep thus lands on a low level.
 func (w *Wheel) skip(now uint64) {
-	if next, ok := w.Next(); now > w.target && (!ok || next > now) {
+	if now <= w.target || w.pendingSpan != 0 || w.heads[dueHead].next != dueHead {
+		return
+	}
+	if at, _ := w.nextVisit(); at > now || w.nonempty == 0 {
 		w.now, w.target = now, now
 	}
 }
