@@ -113,7 +113,7 @@ func newLoop(co *core, index int) (*Loop, error) {
 	}
 	l.pacer = newPacer(rate, longest, co.limits.Tick)
 	l.stall = stallMeter{cap: int64(max(co.limits.StallCap, 0)), least: max(l.tick, int64(leastStall))}
-	l.wheel = timingwheel.New(uint64(l.now / l.tick))
+	l.wheel = timingwheel.NewNear(uint64(l.now/l.tick), nearTicks)
 	l.wheel.Fetch(l.fetch)
 	return l, nil
 }

@@ -13,6 +13,10 @@ const (
 	// advanceBudget bounds how many timers one call moves or fires, so that a
 	// cascade of a million does not hold up I/O.
 	advanceBudget = 512
+	// nearTicks is within how many ticks the wheel visits a timer only once, for
+	// 192 KiB a loop: 80 s of the default tick, so that it is once per connection
+	// and deadline. With a million of them each visit is a wait for memory.
+	nearTicks = 8000
 	// timerBit marks a wheel entry that is a Timer's and not a connection's.
 	timerBit = 1 << 31
 )

@@ -16,8 +16,10 @@ import (
 
 const (
 	tick = 10 * time.Millisecond // the engine's
-	// budget is how many timers the engine's loop visits in one call of Advance.
+	// budget is how many timers the engine's loop visits in one call of Advance,
+	// near within how many ticks its wheel visits one only once.
 	budget = 512
+	near   = 8000
 	// connSize is about what a connection of the engine takes, so that as few
 	// lines of it share a page, and none a cache line, as there.
 	connSize = 256
@@ -280,7 +282,7 @@ func track(ctx context.Context, t tracking, opened time.Duration, seed uint64) (
 		return tracked{}, fmt.Errorf("%d connections, of which %d fall silent, for %v: want at least 1000, 1 and whole seconds", t.Conns, t.Silent, t.Window)
 	}
 	w := &world{
-		plan: plan, wheel: timingwheel.New(0), conns: make([]*conn, t.Conns), silent: make([]bool, t.Conns),
+		plan: plan, wheel: timingwheel.NewNear(0, near), conns: make([]*conn, t.Conns), silent: make([]bool, t.Conns),
 		random: rand.New(rand.NewPCG(seed, 0)), result: new(tracked),
 		batch: make([]*conn, 0, t.Conns/100),
 	}
