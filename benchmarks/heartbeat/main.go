@@ -110,6 +110,6 @@ func measure(ctx context.Context, c config) (samples []rounds.Sample, shared boo
 		if err != nil {
 			return r, err
 		}
-		return r, held.Release()
+		return r, held.End()
 	})
 }

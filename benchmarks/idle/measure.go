@@ -100,7 +100,7 @@ func once(ctx context.Context, program load.Program, server peers.Server, idle l
 
 	_, held, err := program.Idle(ctx, loadCPU, target, warmup)
 	if err == nil {
-		err = held.Release()
+		err = held.End()
 	}
 	if err != nil {
 		return s, fmt.Errorf("first connections: %w", err)
@@ -116,7 +116,7 @@ func once(ctx context.Context, program load.Program, server peers.Server, idle l
 		return s, err
 	}
 	err = s.look(running, int64(idle.Conns))
-	return s, errors.Join(err, held.Release())
+	return s, errors.Join(err, held.End())
 }
 
 // look takes the server's figures while all connections are open.

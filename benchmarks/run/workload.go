@@ -73,7 +73,7 @@ func heartbeat(name string, conns int, interval, window time.Duration) workload 
 				if err != nil {
 					return r, err
 				}
-				return r, held.Release()
+				return r, held.End()
 			}
 		},
 	}

@@ -1,4 +1,5 @@
-// Package cc compiles the single-file C programs of the benchmarks.
+// Package cc compiles the C programs of the benchmarks, each of which is one
+// translation unit.
 package cc
 
 import (
@@ -6,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,12 +43,33 @@ func Build(ctx context.Context, dir, name, source string) (string, error) {
 	if err := os.WriteFile(from, []byte(source), 0o600); err != nil {
 		return "", fmt.Errorf("compile %s.c: %w", name, err)
 	}
+	return to, compile(ctx, compiler, from, to)
+}
+
+// BuildFrom compiles main, which may include the other files of sources, to an
+// executable in dir called main without its extension, and returns its path.
+func BuildFrom(ctx context.Context, dir string, sources fs.FS, main string) (string, error) {
+	fail := func(err error) (string, error) { return "", fmt.Errorf("compile %s: %w", main, err) }
+	compiler, err := find()
+	if err != nil {
+		return fail(err)
+	}
+	name := strings.TrimSuffix(main, ".c")
+	from := filepath.Join(dir, name+"-source")
+	if err := os.CopyFS(from, sources); err != nil {
+		return fail(err)
+	}
+	to := filepath.Join(dir, name)
+	return to, compile(ctx, compiler, filepath.Join(from, main), to)
+}
+
+func compile(ctx context.Context, compiler, from, to string) error {
 	args := append(append([]string{}, Flags...), "-o", to, from)
 	out, err := exec.CommandContext(ctx, compiler, args...).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("compile %s.c: %w\n%s", name, err, bytes.TrimSpace(out))
+		return fmt.Errorf("compile %s: %w\n%s", filepath.Base(from), err, bytes.TrimSpace(out))
 	}
-	return to, nil
+	return nil
 }
 
 // Version is the compiler's first line about itself, or "none".

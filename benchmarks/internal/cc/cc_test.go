@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/cc"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/cc/cctest"
@@ -16,6 +17,19 @@ func TestBuild(t *testing.T) {
 	var exit *exec.ExitError
 	if err := exec.Command(path).Run(); !errors.As(err, &exit) || exit.ExitCode() != 3 {
 		t.Errorf("the program ended with %v, want exit status 3", err)
+	}
+}
+
+func TestBuildFrom(t *testing.T) {
+	sources := fstest.MapFS{
+		"main.c":  {Data: []byte("#include \"value.c\"\nint main(void) { return value; }\n")},
+		"value.c": {Data: []byte("enum { value = 4 };\n")},
+	}
+	path, err := cc.BuildFrom(t.Context(), t.TempDir(), sources, "main.c")
+	cctest.Check(t, err)
+	var exit *exec.ExitError
+	if err := exec.Command(path).Run(); !errors.As(err, &exit) || exit.ExitCode() != 4 {
+		t.Errorf("the program ended with %v, want exit status 4", err)
 	}
 }
 

@@ -128,6 +128,15 @@ func (p *Process) Line(limit time.Duration) (string, error) {
 	}
 }
 
+// Say writes a line to the process's standard input. A process that does not
+// read holds it up once a pipe is full, so say little.
+func (p *Process) Say(line string) error {
+	if _, err := io.WriteString(p.stdin, line+"\n"); err != nil {
+		return fmt.Errorf("tell %s: %w", p.name, err)
+	}
+	return nil
+}
+
 // CloseStdin ends the process's standard input.
 func (p *Process) CloseStdin() error { return p.stdin.Close() }
 

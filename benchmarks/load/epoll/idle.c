@@ -1,0 +1,54 @@
+/* Heartbeats, with which every connection begins; and idle, which has nothing
+ * else: one empty frame per interval on each connection, its answer due before
+ * the next. Beats go on between windows. */
+
+static void send_beat(struct conn *c)
+{
+	static const unsigned char empty[HEADER];
+	if (c->beat > 0)
+		fail("connection %u: a heartbeat was not answered within an interval", c->id);
+	if (write(c->fd, empty, HEADER) != HEADER)
+		fail("heartbeat on connection %u: %s", c->id, strerror(errno));
+	c->beat = HEADER;
+	beating++;
+	writes++;
+}
+
+static void beat_event(struct conn *c)
+{
+	ssize_t n = receive(c);
+	for (ssize_t i = 0; i < n; i++) {
+		if (in[i] != 0)
+			fail("connection %u: a heartbeat was answered by a frame with content", c->id);
+		if (c->beat == 0)
+			fail("connection %u: an empty frame that nobody asked for", c->id);
+		if (--c->beat == 0) {
+			beating--;
+			counted++;
+		}
+	}
+}
+
+/* An event without a heartbeat under way can only be bad news. */
+static void idle_event(struct conn *c, uint32_t events)
+{
+	(void)events;
+	beat_event(c);
+}
+
+static double beat_start;
+static unsigned long long beats;
+
+static void idle_start(void) { beat_start = now(); }
+
+/* Beat k of all falls at k times the interval over the number of connections,
+ * and the connections take turns. */
+static double idle_due(double t)
+{
+	double step = opt.interval / opt.conns;
+	while (beat_start + step * (double)beats <= t)
+		send_beat(&conns[beats++ % (unsigned)opt.conns]);
+	return beat_start + step * (double)beats - t;
+}
+
+static const struct mode idle = {.name = "idle", .start = idle_start, .event = idle_event, .due = idle_due};
