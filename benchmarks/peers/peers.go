@@ -44,6 +44,7 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -96,6 +97,8 @@ type Peer struct {
 	warmup time.Duration
 	// procs is GOMAXPROCS; 0 for a program that is not written in Go.
 	procs int
+	// loops is how many loops it runs; 0 if that cannot be chosen.
+	loops int
 }
 
 // program is what peers that differ only in their arguments share.
@@ -131,18 +134,20 @@ func all() []Peer {
 		{Name: "netty", About: "Netty 4.1, one event loop, LengthFieldBasedFrameDecoder",
 			program: program{"netty", netty.Build}, works: control.Works, warmup: 8 * time.Second},
 		{Name: "pulsewheel", About: "this project: one loop, LengthField codec, heartbeat.Relaxed, Send",
-			program: pulsewheel, works: control.Works, procs: 1},
+			program: pulsewheel, works: control.Works, procs: 1, loops: 1},
 		{Name: "pulsewheel-strict", About: "the same with heartbeat.Strict",
-			program: pulsewheel, args: []string{"-liveness", "strict"}, works: control.Works, procs: 1},
+			program: pulsewheel, args: []string{"-liveness", "strict"}, works: control.Works, procs: 1, loops: 1},
 		{Name: "pulsewheel-off", About: "the same without liveness",
-			program: pulsewheel, args: []string{"-liveness", "off"}, works: control.Works, procs: 1},
+			program: pulsewheel, args: []string{"-liveness", "off"}, works: control.Works, procs: 1, loops: 1},
 	}
 }
 
 // Lookup returns the peers of a comma-separated list, in its order; an empty
 // list means the defaults, "all" every peer there is and "detectors" [Detectors].
 // NAME@N is a Go server with GOMAXPROCS=N instead of 1, NAME+idle=DURATION one
-// with an idle timeout.
+// with an idle timeout, and NAME+loops=N one with N loops instead of one, which
+// has GOMAXPROCS=N unless that is given, and is not to be bound to one processor
+// ([Peer.Loops]).
 //
 // GOMAXPROCS matters to a server that makes its system calls through package
 // syscall: while Go's scheduler has no idle P, its monitor takes the P from
@@ -177,7 +182,7 @@ func Lookup(list string) ([]Peer, error) {
 
 func one(item string) (Peer, error) {
 	all := all()
-	rest, idle, timed := strings.Cut(item, "+idle=")
+	rest, options, _ := strings.Cut(item, "+")
 	name, procs, changed := strings.Cut(rest, "@")
 	i := slices.IndexFunc(all, func(p Peer) bool { return p.Name == name })
 	if i < 0 {
@@ -189,6 +194,13 @@ func one(item string) (Peer, error) {
 	}
 	p := all[i]
 	p.Name = item
+	if options != "" || strings.HasSuffix(item, "+") {
+		for option := range strings.SplitSeq(options, "+") {
+			if err := p.set(option); err != nil {
+				return Peer{}, fmt.Errorf("server %q: %w", item, err)
+			}
+		}
+	}
 	if changed {
 		n, err := strconv.Atoi(procs)
 		if err != nil || n < 1 || p.procs == 0 {
@@ -197,16 +209,37 @@ func one(item string) (Peer, error) {
 		p.procs = n
 		p.About += ", GOMAXPROCS=" + procs
 	}
-	if timed {
-		d, err := time.ParseDuration(idle)
-		if err != nil || d < time.Second {
-			return Peer{}, fmt.Errorf("server %q: after idle= comes a duration of at least 1s", item)
-		}
-		p.Idle = d
-		p.About += ", idle timeout " + idle
-	}
 	return p, nil
 }
+
+// set does what comes after a plus.
+func (p *Peer) set(option string) error {
+	key, value, _ := strings.Cut(option, "=")
+	switch key {
+	case "idle":
+		d, err := time.ParseDuration(value)
+		if err != nil || d < time.Second {
+			return errors.New("after idle= comes a duration of at least 1s")
+		}
+		p.Idle = d
+		p.About += ", idle timeout " + value
+	case "loops":
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 1 || p.loops == 0 {
+			return errors.New("after loops= comes a number, of a server whose loops can be chosen")
+		}
+		p.loops, p.procs = n, n
+		p.args = append(slices.Clone(p.args), "-loops", value)
+		p.About += fmt.Sprintf(", but %d loops", n)
+	default:
+		return fmt.Errorf("%q is neither idle= nor loops=", option)
+	}
+	return nil
+}
+
+// Loops is how many loops p runs. A server with more than one needs as many
+// processors to show it.
+func (p Peer) Loops() int { return max(1, p.loops) }
 
 // For returns p doing work, or an error if its framework cannot.
 func (p Peer) For(work control.Work) (Peer, error) {

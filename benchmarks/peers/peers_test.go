@@ -678,7 +678,11 @@ func TestLookup(t *testing.T) {
 	if len(all) < 13 || len(detectors) < 10 || detectors[0] != "pulsewheel-strict" {
 		t.Errorf("all are %v, detectors %v", all, detectors)
 	}
-	for _, bad := range []string{"nobody", "gnet,", "gnet@0", "gnet@x", "cfloor@2", "gnet+idle=1", "gnet+idle=1ms", "gnet+work=room"} {
+	found, err := peers.Lookup("pulsewheel@3+loops=2,pulsewheel+idle=9s+loops=2,pulsewheel")
+	if err != nil || found[0].Loops() != 2 || found[1].Loops() != 2 || found[1].Idle != 9*time.Second || found[2].Loops() != 1 {
+		t.Errorf("Lookup = %+v, %v", found, err)
+	}
+	for _, bad := range []string{"pulsewheel+loops=0", "gnet+loops=2", "pulsewheel+", "pulsewheel+loops", "nobody", "gnet,", "gnet@0", "gnet@x", "cfloor@2", "gnet+idle=1", "gnet+idle=1ms", "gnet+work=room"} {
 		if _, err := peers.Lookup(bad); err == nil {
 			t.Errorf("Lookup(%q) found something", bad)
 		}

@@ -3,9 +3,9 @@
 // Pulsewheel is this project's engine as a peer: one loop, the codec, and
 // liveness with its usual settings, as an application would have it. Option
 // -liveness has others; -idle replaces it by the plain idle limit that the other
-// peers have.
+// peers have. Option -loops has more of them.
 //
-// Room: Send to the others. Broadcast: Server.Broadcast.
+// Room: Send to the others, from any loop. Broadcast: Server.Broadcast.
 package main
 
 import (
@@ -47,10 +47,10 @@ func send(to *engine.Conn, payload []byte) {
 
 func echo() engine.Handler { return engine.Handler{Message: send} }
 
-// room relays on the one loop there is.
-func room() engine.Handler {
+// room relays on the loop that received; with one loop, nobody else is there.
+func room(loops int) engine.Handler {
 	type member = hub.Member[*engine.Conn]
-	h := hub.New[*engine.Conn](control.Room, false)
+	h := hub.New[*engine.Conn](control.Room, loops > 1)
 	return engine.Handler{
 		Open: func(c *engine.Conn) error {
 			c.Set(&member{Conn: c})
@@ -83,6 +83,7 @@ func broadcast(srv **engine.Server) engine.Handler {
 
 func main() {
 	liveness := flag.String("liveness", "relaxed", "how peers are watched: off, relaxed, strict or realtime")
+	loops := flag.Int("loops", 1, "event loops")
 	options := control.Parse()
 	watch, known := presets[*liveness]
 	if !known {
@@ -95,7 +96,7 @@ func main() {
 	handler := echo()
 	switch options.Work {
 	case control.Room:
-		handler = room()
+		handler = room(*loops)
 	case control.Broadcast:
 		handler = broadcast(&srv)
 	}
@@ -109,7 +110,7 @@ func main() {
 		}},
 		Handler: handler,
 		Limits: engine.Limits{
-			Loops:   1,
+			Loops:   *loops,
 			Backlog: engine.Backlog{High: backlog},
 			// Measurements end at once; the load has drained its connections.
 			DrainTimeout: -1,
