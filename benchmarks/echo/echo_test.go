@@ -40,14 +40,15 @@ func TestSmoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := config{Plan: rounds.Plan{Name: "echo", Rounds: 2, Seed: 1, Peers: found, Progress: io.Discard}, load: smokeLoad}
-	samples, shared, err := measure(t.Context(), c)
+	c := config{Plan: rounds.Plan{Name: "echo", Rounds: 2, Cycles: smokeCycles, Slice: smokeSlice, Seed: 1,
+		Entries: rounds.Entries(found, rounds.Mode(smokeLoad)), Figures: figures, Progress: io.Discard}, load: smokeLoad}
+	samples, shared, err := c.Measure(t.Context())
 	cctest.Check(t, err)
 	if len(samples) != c.Rounds*len(found) {
 		t.Fatalf("%d samples of %d servers in %d rounds", len(samples), len(found), c.Rounds)
 	}
 	for _, s := range samples {
-		if s.CPU <= 0 || s.Seconds < smokeLoad.Window.Seconds() || s.Conns != smokeLoad.Conns {
+		if s.Value(figures[0]) <= 0 || s.Seconds < smokeCycles*smokeSlice.Seconds() || s.Conns != smokeLoad.Conns {
 			t.Errorf("implausible sample %+v", s)
 		}
 	}
@@ -95,7 +96,7 @@ func TestInterrupt(t *testing.T) {
 	tmp := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-servers=cfloor", "-n=1", "-conns=20", "-seconds=25", "-out=none")
+	cmd := exec.CommandContext(ctx, os.Args[0], "-servers=cfloor", "-n=1", "-conns=20", "-slice=25s", "-out=none")
 	cmd.Env = append(os.Environ(), driverEnv+"=1", "TMPDIR="+tmp)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -1,14 +1,13 @@
 // Echo measures what a server spends on a message: CPU time per echoed frame,
 // beside a loop written in C and beside other frameworks.
 //
-//	go run ./benchmarks/echo                 # 15 rounds, about two and a half minutes
+//	go run ./benchmarks/echo                 # 15 rounds, about two minutes
 //	go run ./benchmarks/echo -smoke          # does it work at all?
 //
-// A round starts every server once, in random order, each as a new process
-// bound to one processor, loads it from another, and reads its CPU clock at
-// both ends of the window. Ratios are taken within a round, so that a machine
-// that is slow for a while is slow for both; the table shows their median and
-// the 95 % bootstrap interval of that median.
+// A round starts every server once, each as a new process bound to one processor,
+// and loads them from another in turn, for a moment each, as package rounds says;
+// their CPU clocks are read at both ends of each window. The table shows the
+// median of the rounds' ratios and the 95 % bootstrap interval of that median.
 package main
 
 import (
@@ -28,13 +27,14 @@ import (
 )
 
 func main() {
-	c := config{Plan: rounds.Plan{Name: "echo", Progress: os.Stderr}}
+	c := config{Plan: rounds.Plan{Name: "echo", Figures: figures, Progress: os.Stderr}}
 	flag.IntVar(&c.Rounds, "n", 15, "rounds: how often every server is measured")
 	flag.IntVar(&c.load.Conns, "conns", 1000, "connections")
 	flag.IntVar(&c.load.Depth, "depth", 4, "frames under way on each connection")
 	flag.IntVar(&c.load.Payload, "payload", 64, "payload of a frame in bytes")
-	seconds := flag.Float64("seconds", 2, "length of the measured window")
-	warmup := flag.Float64("warmup", 0.5, "seconds of load before the window")
+	flag.IntVar(&c.Cycles, "cycles", 20, "windows of each server in a round")
+	flag.DurationVar(&c.Slice, "slice", 50*time.Millisecond, "length of a window")
+	warmup := flag.Float64("warmup", 0.5, "seconds of load before the first window")
 	servers := flag.String("servers", "", "comma-separated servers (default all)")
 	seed := flag.Uint64("seed", 0, "of the order within rounds and the bootstrap (default random)")
 	out := flag.String("out", "", "folder for echo.jsonl and echo.md; \"none\" for nowhere (default benchmarks/results/DATE)")
@@ -44,12 +44,12 @@ func main() {
 		fmt.Fprintf(os.Stderr, "echo: unexpected argument %q\n", flag.Arg(0))
 		os.Exit(2)
 	}
-	c.load.Window, c.load.Warmup = duration(*seconds), duration(*warmup)
+	c.load.Warmup = time.Duration(*warmup * float64(time.Second))
 	if c.Seed = *seed; c.Seed == 0 {
 		c.Seed = uint64(time.Now().UnixNano())
 	}
 	if *smoke {
-		c.Rounds, c.load = 1, smokeLoad
+		c.Rounds, c.Cycles, c.Slice, c.load = 1, smokeCycles, smokeSlice, smokeLoad
 		if *out == "" {
 			*out = results.None
 		}
@@ -64,21 +64,32 @@ func main() {
 	}
 }
 
-var smokeLoad = load.Echo{Conns: 20, Depth: 4, Payload: 64, Warmup: 50 * time.Millisecond, Window: 200 * time.Millisecond}
+var smokeLoad = load.Echo{Conns: 20, Depth: 4, Payload: 64, Warmup: 50 * time.Millisecond}
 
-func duration(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
+const (
+	smokeCycles = 3
+	smokeSlice  = 20 * time.Millisecond
+)
+
+type config struct {
+	rounds.Plan
+	load load.Echo
+}
+
+var figures = []rounds.Figure{rounds.CPU("message")}
 
 func run(ctx context.Context, c config, servers, out string) error {
-	var err error
-	if c.Peers, err = peers.Lookup(servers); err != nil {
+	found, err := peers.Lookup(servers)
+	if err != nil {
 		return err
 	}
+	c.Entries = rounds.Entries(found, rounds.Mode(c.load))
 	// Before the measurement: a mistake here must not cost its minutes.
 	dir, err := results.Dir(ctx, out)
 	if err != nil {
 		return err
 	}
-	samples, shared, err := measure(ctx, c)
+	samples, shared, err := c.Measure(ctx)
 	if err != nil {
 		return err
 	}

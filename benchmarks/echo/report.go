@@ -17,7 +17,7 @@ type report struct {
 }
 
 func newReport(c config, samples []rounds.Sample, shared bool, facts machine.Facts) report {
-	return report{facts: facts, config: c, shared: shared, samples: samples, rows: c.Rows(samples)}
+	return report{facts: facts, config: c, shared: shared, samples: samples, rows: c.Rows(samples, c.Figures[0])}
 }
 
 func (r report) markdown() string {
@@ -25,13 +25,13 @@ func (r report) markdown() string {
 	l := r.config.load
 	fmt.Fprintf(&b, "# Echo: CPU of the server per message\n\n")
 	fmt.Fprintf(&b, "%d connections, %d frames under way on each, payload %d B, 4-byte length prefix. %d rounds, "+
-		"servers in random order within a round (seed %d), window %v after %v of warm-up. "+
-		"Ratios are of pairs from one round: median [95 %% bootstrap interval].\n\n",
-		l.Conns, l.Depth, l.Payload, r.config.Rounds, r.config.Seed, l.Window, l.Warmup)
+		"in each, all servers at once, %d windows of %v each in random order (seed %d), after %v of warm-up. "+
+		"A round's ratio is the median of its cycles'; shown is the median of the rounds' [95 %% bootstrap interval].\n\n",
+		l.Conns, l.Depth, l.Payload, r.config.Rounds, r.config.Cycles, r.config.Slice, r.config.Seed, l.Warmup)
 	if r.shared {
 		fmt.Fprintf(&b, "Only one processor could be used: server and load shared it.\n\n")
 	}
-	fmt.Fprintf(&b, "%s\n%s", r.config.Table("message", r.rows), r.facts.Markdown())
+	fmt.Fprintf(&b, "%s\n%s", r.config.Table(r.config.Figures[0], r.rows), r.facts.Markdown())
 	return b.String()
 }
 

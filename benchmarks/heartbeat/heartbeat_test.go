@@ -32,19 +32,20 @@ func TestSmoke(t *testing.T) {
 		t.Fatal(err)
 	}
 	found = slices.DeleteFunc(found, func(p peers.Peer) bool { return strings.Contains(p.Name, "@") }) // the same programs
-	c := config{Plan: rounds.Plan{Name: "heartbeat", Rounds: 1, Seed: 1, Peers: found, Progress: io.Discard}, load: smokeLoad, tracking: smokeTracking}
+	c := config{Plan: rounds.Plan{Name: "heartbeat", Order: rounds.InTurn, Rounds: 1, Slice: smokeSlice, Seed: 1, Figures: figures,
+		Entries: rounds.Entries(found, rounds.Mode(smokeLoad)), Progress: io.Discard}, load: smokeLoad, tracking: smokeTracking}
 	r := report{config: c, facts: machine.Gather("benchmarks/heartbeat", flag.NewFlagSet("", flag.ContinueOnError))}
-	r.samples, r.shared, err = measure(t.Context(), c)
+	r.samples, r.shared, err = c.Measure(t.Context())
 	cctest.Check(t, err)
 	if r.tracked, err = trackAll(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
-	r.rows = c.Rows(r.samples)
+	r.rows = c.Rows(r.samples, figures[0])
 	if len(r.samples) != len(found) {
 		t.Fatalf("%d samples of %d servers", len(r.samples), len(found))
 	}
 	for _, s := range r.samples {
-		if s.CPU <= 0 || s.Messages == 0 || s.Conns != smokeLoad.Conns {
+		if s.Value(figures[0]) <= 0 || s.Messages == 0 || s.Conns != smokeLoad.Conns {
 			t.Errorf("implausible sample %+v", s)
 		}
 	}
@@ -126,13 +127,14 @@ func BenchmarkHeartbeat(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	beat := load.Idle{Conns: 15000, Interval: time.Second, Warmup: time.Second, Window: 2 * time.Second}
+	beat := load.Idle{Conns: 15000, Interval: time.Second, Warmup: time.Second}
 	for _, p := range found {
 		b.Run("server="+p.Name+"/conns="+strconv.Itoa(beat.Conns), func(b *testing.B) {
-			c := config{Plan: rounds.Plan{Name: "heartbeat", Rounds: b.N, Peers: []peers.Peer{p}, Progress: io.Discard}, load: beat}
-			samples, _, err := measure(b.Context(), c)
+			c := rounds.Plan{Name: "heartbeat", Order: rounds.InTurn, Rounds: b.N, Slice: 2 * time.Second, Figures: figures,
+				Entries: rounds.Entries([]peers.Peer{p}, rounds.Mode(beat)), Progress: io.Discard}
+			samples, _, err := c.Measure(b.Context())
 			cctest.Check(b, err)
-			b.ReportMetric(c.Rows(samples)[0].CPU.Median, "cpu-ns/heartbeat")
+			b.ReportMetric(c.Rows(samples, figures[0])[0].Value.Median, "cpu-ns/heartbeat")
 			b.ReportMetric(0, "ns/op") // the window's length says nothing
 		})
 	}

@@ -9,7 +9,8 @@
 //
 // In the first part another process holds the connections and sends an empty
 // frame on each once per interval, which must be answered by an empty frame
-// before the next one is due. Servers are measured in turn (package rounds).
+// before the next one is due. Servers are measured one after the other
+// (package rounds), since beats cannot stop for a moment.
 //
 // In the second part the connections are simulated, and what tracks them is
 // not: heartbeat.State and timingwheel.Wheel, driven as the engine's loop does
@@ -33,7 +34,7 @@ import (
 )
 
 func main() {
-	c := config{Plan: rounds.Plan{Name: "heartbeat", Progress: os.Stderr}, tracking: fullTracking}
+	c := config{Plan: rounds.Plan{Name: "heartbeat", Order: rounds.InTurn, Figures: figures, Progress: os.Stderr}, tracking: fullTracking}
 	flag.IntVar(&c.Rounds, "n", 15, "rounds: how often every server is measured; 0: not at all")
 	flag.IntVar(&c.load.Conns, "conns", 15000, "connections to a server")
 	flag.DurationVar(&c.load.Interval, "interval", time.Second, "time between two heartbeats of a connection")
@@ -48,12 +49,12 @@ func main() {
 		fmt.Fprintf(os.Stderr, "heartbeat: unexpected argument %q\n", flag.Arg(0))
 		os.Exit(2)
 	}
-	c.load.Window, c.load.Warmup = time.Duration(*seconds*float64(time.Second)), c.load.Interval
+	c.Slice, c.load.Warmup = time.Duration(*seconds*float64(time.Second)), c.load.Interval
 	if c.Seed = *seed; c.Seed == 0 {
 		c.Seed = uint64(time.Now().UnixNano())
 	}
 	if *smoke {
-		c.Rounds, c.load, c.tracking = 1, smokeLoad, smokeTracking
+		c.Rounds, c.Slice, c.load, c.tracking = 1, smokeSlice, smokeLoad, smokeTracking
 		if *out == "" {
 			*out = results.None
 		}
@@ -76,12 +77,18 @@ type config struct {
 
 // The interval is long for so short a window: an answer that is late because
 // the machine compiles something is not what a smoke test is after.
-var smokeLoad = load.Idle{Conns: 20, Interval: time.Second, Warmup: 50 * time.Millisecond, Window: 300 * time.Millisecond}
+var smokeLoad = load.Idle{Conns: 20, Interval: time.Second, Warmup: 50 * time.Millisecond}
 
-func run(ctx context.Context, c config, servers, out string) (err error) {
-	if c.Peers, err = peers.Lookup(servers); err != nil {
+const smokeSlice = 300 * time.Millisecond
+
+var figures = []rounds.Figure{rounds.CPU("heartbeat")}
+
+func run(ctx context.Context, c config, servers, out string) error {
+	found, err := peers.Lookup(servers)
+	if err != nil {
 		return err
 	}
+	c.Entries = rounds.Entries(found, rounds.Mode(c.load))
 	// Before the measurement: a mistake here must not cost its minutes.
 	dir, err := results.Dir(ctx, out)
 	if err != nil {
@@ -92,24 +99,12 @@ func run(ctx context.Context, c config, servers, out string) (err error) {
 		return err
 	}
 	if c.Rounds > 0 {
-		if r.samples, r.shared, err = measure(ctx, c); err != nil {
+		if r.samples, r.shared, err = c.Measure(ctx); err != nil {
 			return err
 		}
-		r.rows = c.Rows(r.samples)
+		r.rows = c.Rows(r.samples, c.Figures[0])
 	}
 	r.facts = machine.Gather("benchmarks/heartbeat", flag.CommandLine, "out")
 	fmt.Print(r.markdown())
 	return results.Write(dir, "heartbeat", r.lines(), r.markdown())
-}
-
-// measure runs all rounds. Shared says that server and load had to share a
-// processor.
-func measure(ctx context.Context, c config) (samples []rounds.Sample, shared bool, err error) {
-	return c.Measure(ctx, func(ctx context.Context, program load.Program, cpu int, t load.Target) (load.Result, error) {
-		r, held, err := program.Idle(ctx, cpu, t, c.load)
-		if err != nil {
-			return r, err
-		}
-		return r, held.End()
-	})
 }

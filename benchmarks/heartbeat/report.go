@@ -34,11 +34,11 @@ func (r report) markdown() string {
 		fmt.Fprintf(&b, "## A server's CPU per heartbeat\n\n%d connections from another process, an empty frame on each every %v, answered by an empty frame. "+
 			"%d rounds, servers in random order within a round (seed %d), window %v after %v of warm-up. "+
 			"Ratios are of pairs from one round: median [95 %% bootstrap interval].\n\n",
-			l.Conns, l.Interval, r.config.Rounds, r.config.Seed, l.Window, l.Warmup)
+			l.Conns, l.Interval, r.config.Rounds, r.config.Seed, r.config.Slice, l.Warmup)
 		if r.shared {
 			fmt.Fprintf(&b, "Only one processor could be used: server and load shared it.\n\n")
 		}
-		fmt.Fprintf(&b, "%s\n", r.config.Table("heartbeat", r.rows))
+		fmt.Fprintf(&b, "%s\n", r.config.Table(r.config.Figures[0], r.rows))
 		if ratio, ok := r.ratio(); ok {
 			fmt.Fprintf(&b, "%s to the floor: %v; wanted: at most %.2f, %s.\n\n", ours, ratio, mostRatio, verdict(ratio))
 		}

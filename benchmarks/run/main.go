@@ -1,15 +1,18 @@
 // Run measures everything that the README says about servers, with one command:
 //
-//	go run ./benchmarks/run                  # 15 rounds of every workload
+//	go run ./benchmarks/run                  # 15 rounds of every workload, about an hour
 //	go run ./benchmarks/run -smoke           # does it work at all?
 //	go run ./benchmarks/run -readme README.md
 //
-// A round runs every workload, in random order, and each workload every server,
-// in random order, so that all figures are of the same hours. It writes run.jsonl
-// (facts and every single run), run.md (tables) and a chart for each workload,
-// and with -readme the table between that file's marks. Workloads that package
-// load can put on a server are here; those of pulsebench join as further entries
-// of the list in workload.go.
+// A round runs every workload, in random order, and most workloads have all their
+// servers alive at once and load them in turn, for a moment each (package rounds
+// says why). Workloads are listed in workload.go; most are loads of package load,
+// two are run by pulsebench.
+//
+// It writes run.jsonl (facts and every sample with its windows), run.md (tables,
+// and at its end what this project has set out to reach and whether it does) and a
+// chart for each workload, as SVG and PNG; with -readme also the table between that
+// file's marks.
 package main
 
 import (
@@ -29,7 +32,7 @@ import (
 func main() {
 	c := config{progress: os.Stderr}
 	flag.IntVar(&c.rounds, "n", 15, "rounds: how often every server is measured by every workload, at least 5 for figures worth keeping")
-	flag.StringVar(&c.servers, "servers", defaultServers, "comma-separated servers")
+	flag.StringVar(&c.servers, "servers", "", "comma-separated servers (default "+defaultServers+", and netty in two workloads where it can be built)")
 	flag.StringVar(&c.workloads, "workloads", "", "comma-separated workloads (default all)")
 	flag.Uint64Var(&c.seed, "seed", 0, "of all orders and the bootstrap (default random)")
 	flag.BoolVar(&c.smoke, "smoke", false, "a tiny run that only shows that everything works; writes nothing unless -out is given")
@@ -59,8 +62,9 @@ func main() {
 }
 
 func run(ctx context.Context, c config, out, readme string) error {
-	// Before the measurement: a mistake here must not cost its hours.
-	plans, err := c.plans()
+	// Before the measurement: a mistake here must not cost its hour.
+	var t tools
+	plans, err := c.plans(&t)
 	if err != nil {
 		return err
 	}
@@ -77,20 +81,26 @@ func run(ctx context.Context, c config, out, readme string) error {
 			return fmt.Errorf("%s: %w", readme, err)
 		}
 	}
-	measured, shared, err := measure(ctx, c, plans)
+	shared, err := measure(ctx, c, &t, plans)
 	if err != nil {
 		return err
 	}
-	r := report{config: c, shared: shared, measured: measured,
+	r := report{config: c, shared: shared, rate: t.rate, measured: plans,
 		facts: machine.Gather("benchmarks/run", flag.CommandLine, "out", "readme")}
 	fmt.Print(r.markdown())
 	if err := results.Write(dir, "run", r.lines(), r.markdown()); err != nil {
 		return err
 	}
 	if dir != results.None {
-		for _, m := range measured {
-			if err := os.WriteFile(filepath.Join(dir, "run-"+m.name+".svg"), m.chart(), 0o644); err != nil {
-				return fmt.Errorf("chart: %w", err)
+		for _, m := range plans {
+			for _, format := range []string{"svg", "png"} {
+				picture, err := m.chart(format)
+				if err == nil {
+					err = os.WriteFile(filepath.Join(dir, m.picture(format)), picture, 0o644)
+				}
+				if err != nil {
+					return fmt.Errorf("chart: %w", err)
+				}
 			}
 		}
 	}

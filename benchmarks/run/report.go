@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
@@ -16,6 +17,7 @@ type report struct {
 	config   config
 	facts    machine.Facts
 	shared   bool
+	rate     float64 // of the open loop; 0: none was measured
 	measured []*measured
 }
 
@@ -26,8 +28,8 @@ const loadLimit = 0.85
 func (r report) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Servers side by side\n\n")
-	fmt.Fprintf(&b, "CPU time of the server per message. %d rounds; in each, workloads and servers in random order (seed %d). "+
-		"Ratios are of pairs from one round: median [95 %% bootstrap interval].\n\n", r.config.rounds, r.config.seed)
+	fmt.Fprintf(&b, "%d rounds of all workloads, in random order (seed %d). Ratios are of one round; where all servers are alive at once, "+
+		"that of a round is the median of its cycles. Shown is the median of the rounds [95 %% bootstrap interval].\n\n", r.config.rounds, r.config.seed)
 	if r.config.smoke {
 		fmt.Fprintf(&b, "A smoke run: 20 connections and short windows, whatever the titles say.\n\n")
 	}
@@ -38,17 +40,66 @@ func (r report) markdown() string {
 		fmt.Fprintf(&b, "Only one processor could be used: server and load shared it.\n\n")
 	}
 	for _, m := range r.measured {
-		rows := m.Rows(m.samples)
-		fmt.Fprintf(&b, "## %s\n\n![%s](run-%s.svg)\n\n%s", m.title, m.name, m.name, m.Table(m.what, rows))
-		for _, row := range rows {
-			if row.LoadBusy > loadLimit {
-				fmt.Fprintf(&b, "\n%s: the load generator was busy for %.0f %% of its processor; its rate is not the server's.\n", row.Server, 100*row.LoadBusy)
+		fmt.Fprintf(&b, "## %s\n\n%s. %s\n\n![%s](%s)\n\n", m.name, m.title, m.method(), m.name, m.picture("svg"))
+		if m.name == "open" {
+			fmt.Fprintf(&b, "The rate was %.0f messages a second.\n\n", r.rate)
+		}
+		if m.table != nil {
+			b.WriteString(m.table(m))
+		} else {
+			for _, f := range m.Plan.Figures {
+				fmt.Fprintf(&b, "%s\n", m.Table(f, m.Rows(m.samples, f)))
 			}
 		}
+		b.WriteString(m.notes())
 		b.WriteString("\n")
 	}
-	fmt.Fprintf(&b, "%s", r.facts.Markdown())
+	fmt.Fprintf(&b, "%s\n%s", r.targets(), r.facts.Markdown())
 	return b.String()
+}
+
+// method says how the servers of a workload shared a round.
+func (m *measured) method() string {
+	switch m.order {
+	case rounds.InTurn:
+		return fmt.Sprintf("One server after the other, a window of %v each.", m.Slice)
+	case rounds.Abreast:
+		return fmt.Sprintf("All servers at the same time; peers vanish within %v; %d rounds.", m.Slice, m.Plan.Rounds)
+	}
+	return fmt.Sprintf("All servers alive at once, %d windows of %v each in a round, in random order.", m.Cycles, m.Slice.Round(time.Millisecond))
+}
+
+// notes are what has to be known of some servers.
+func (m *measured) notes() string {
+	var b strings.Builder
+	for _, e := range m.Entries {
+		var notes []string
+		count := make(map[string]int)
+		busy := m.Rows(m.samples, m.Plan.Figures[0])[slices.IndexFunc(m.Entries, func(o rounds.Entry) bool { return o.Name == e.Name })].LoadBusy
+		if busy > loadLimit {
+			notes = append(notes, fmt.Sprintf("the load generator was busy for %.0f %% of its processor; a rate is not the server's", 100*busy))
+		}
+		for _, s := range m.samples {
+			for _, note := range s.Notes {
+				if s.Server != e.Name {
+					continue
+				}
+				if count[note]++; count[note] == 1 {
+					notes = append(notes, note)
+				}
+			}
+		}
+		for _, note := range notes {
+			if n := count[note]; n > 0 {
+				note += fmt.Sprintf(" (in %d of %d rounds)", n, m.Plan.Rounds)
+			}
+			fmt.Fprintf(&b, "- %s: %s\n", e.Name, note)
+		}
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return "\n" + b.String()
 }
 
 // lines is the raw file: facts, every sample, the rows.
@@ -60,46 +111,55 @@ func (r report) lines() []any {
 	}
 	lines := []any{
 		labelled{Kind: "facts", Data: r.facts},
-		labelled{Kind: "setup", Data: map[string]any{"rounds": r.config.rounds, "seed": r.config.seed, "shared_cpu": r.shared}},
+		labelled{Kind: "setup", Data: map[string]any{"rounds": r.config.rounds, "seed": r.config.seed, "shared_cpu": r.shared, "open_rate": r.rate}},
 	}
 	for _, m := range r.measured {
 		for _, s := range m.samples {
 			lines = append(lines, labelled{"sample", m.name, s})
 		}
-		for _, row := range m.Rows(m.samples) {
-			lines = append(lines, labelled{"row", m.name, row})
+		for _, f := range m.Plan.Figures {
+			for _, row := range m.Rows(m.samples, f) {
+				lines = append(lines, labelled{"row", m.name, row})
+			}
 		}
 	}
 	return lines
 }
 
-// summary is the README's table: each server's CPU time as a multiple of the
-// floor's.
+// summary is the README's table: the first figure of each workload as a multiple
+// of the floor's.
 func (r report) summary() string {
+	var columns []*measured
 	var servers []string
 	for _, m := range r.measured {
-		for _, p := range m.Peers {
-			if p.Name != peers.Floor && !slices.Contains(servers, p.Name) {
-				servers = append(servers, p.Name)
+		if m.own {
+			continue
+		}
+		columns = append(columns, m)
+		for _, e := range m.Entries {
+			if e.Name != peers.Floor && !slices.Contains(servers, e.Name) {
+				servers = append(servers, e.Name)
 			}
 		}
 	}
 	var b strings.Builder
 	b.WriteString("| CPU of the server, × C |")
-	for _, m := range r.measured {
-		fmt.Fprintf(&b, " %s |", m.name)
+	for _, m := range columns {
+		name := m.name
+		if m.Plan.Figures[0].Key == p99.Key {
+			name += " (p99)"
+		}
+		fmt.Fprintf(&b, " %s |", name)
 	}
-	fmt.Fprintf(&b, "\n|%s\n", strings.Repeat(" --- |", 1+len(r.measured)))
+	fmt.Fprintf(&b, "\n|%s\n", strings.Repeat(" --- |", 1+len(columns)))
 	for _, name := range servers {
 		fmt.Fprintf(&b, "| %s |", name)
-		for _, m := range r.measured {
-			rows := m.Rows(m.samples)
-			i := slices.IndexFunc(rows, func(row rounds.Row) bool { return row.Server == name })
-			if i < 0 || rows[i].Ratios[peers.Floor].N == 0 {
+		for _, m := range columns {
+			s := m.compare(name, peers.Floor)
+			if s.N == 0 {
 				b.WriteString(" – |")
 				continue
 			}
-			s := rows[i].Ratios[peers.Floor]
 			fmt.Fprintf(&b, " %.2f [%.2f, %.2f] |", s.Median, s.Low, s.High)
 		}
 		b.WriteString("\n")
@@ -124,42 +184,4 @@ func replaceTable(page []byte, table string) ([]byte, error) {
 		return nil, errMarks
 	}
 	return slices.Concat(before, []byte(tableBegin), []byte(table), []byte(tableEnd), after), nil
-}
-
-// chart draws each server's median as a bar, with the interval of its median.
-func (m *measured) chart() []byte {
-	const (
-		left, width, right = 140, 520, 120
-		top, bar, gap      = 44, 18, 8
-	)
-	rows := m.Rows(m.samples)
-	most := 0.0
-	for _, row := range rows {
-		most = max(most, row.CPU.High)
-	}
-	if most <= 0 {
-		most = 1
-	}
-	x := func(v float64) float64 { return left + width*v/most }
-	var b bytes.Buffer
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n",
-		left+width+right, top+len(rows)*(bar+gap)+12)
-	b.WriteString(`<rect width="100%" height="100%" fill="white"/>` + "\n")
-	fmt.Fprintf(&b, `<text x="16" y="24" font-size="15">%s: CPU ns per %s (less is better)</text>`+"\n", m.title, m.what)
-	for i, row := range rows {
-		y := top + i*(bar+gap)
-		color := "#9aa5b1"
-		switch {
-		case row.Server == peers.Floor:
-			color = "#4b5563"
-		case strings.HasPrefix(row.Server, "pulsewheel"):
-			color = "#1f6feb"
-		}
-		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`, left-8, y+bar-5, row.Server)
-		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`, left, y, x(row.CPU.Median)-left, bar, color)
-		fmt.Fprintf(&b, `<line x1="%.1f" x2="%.1f" y1="%d" y2="%d" stroke="black"/>`, x(row.CPU.Low), x(row.CPU.High), y+bar/2, y+bar/2)
-		fmt.Fprintf(&b, `<text x="%.1f" y="%d">%.0f</text>`+"\n", x(row.CPU.High)+6, y+bar-5, row.CPU.Median)
-	}
-	b.WriteString("</svg>\n")
-	return b.Bytes()
 }

@@ -1,13 +1,8 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
-	"slices"
-	"strings"
+	"runtime"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/control"
@@ -16,146 +11,200 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
 )
 
-// defaultServers leaves out variants that differ in nothing these workloads see.
-const defaultServers = "cfloor,gnet,gnet@2,gnet-opt,nbio,netpoll,gev,evio,std,zinx,pulsewheel"
-
-// workload is one way to load a server.
+// workload is one way to load servers, and what is learnt from it.
 type workload struct {
 	name  string // of files and in tables
 	title string
-	what  string // is counted
 	work  control.Work
-	// put loads a server; smoke asks for as little as shows that it works.
-	put func(smoke bool) rounds.Load
+
+	figures []rounds.Figure
+	order   rounds.Order
+	cycles  int
+	slice   time.Duration
+	against []string // see [rounds.Plan]
+	// entries puts the load on what is measured of these servers; smoke asks for as
+	// little as shows that it works.
+	entries func(t *tools, found []peers.Peer, smoke bool) []rounds.Entry
+	// slow says that it has a server, too, that must be warm first (see slowServer).
+	slow bool
+	// own says that its entries are not one for each server, so that it has no
+	// column in the summary.
+	own bool
+	// share is the part of all rounds that it takes, if not all.
+	share float64
+	// conns and extra are of one entry, for the estimate: connections, and time
+	// beside them and the windows.
+	conns int
+	extra time.Duration
+	// table is in place of the usual tables.
+	table func(m *measured) string
 }
+
+// Windows. A message takes a server 1 to 10 µs, so 40 ms are thousands of
+// them, and still short beside what a machine does to its guests. With more
+// connections a window is longer, so that each is served several times in it; a
+// broadcast to 10,000 takes some 50 ms.
+const (
+	cycles = 20
+	slice  = 40 * time.Millisecond
+)
 
 // workloads lists them in the order of the tables.
 var workloads = []workload{
-	echo("echo-64", 1000, 4, 64, 2*time.Second),
-	echo("echo-64-depth-1", 1000, 1, 64, 2*time.Second),
-	echo("echo-4k", 1000, 4, 4<<10, 2*time.Second),
-	echo("echo-64k", 200, 2, 64<<10, 2*time.Second),
-	echo("echo-10k-conns", 10_000, 1, 64, 3*time.Second),
-	heartbeat("heartbeat", 15_000, 3*time.Second, 6*time.Second),
+	slowly(echo("echo-64", 1000, 4, 64, cycles, slice)),
+	echo("echo-64-depth-1", 1000, 1, 64, cycles, slice),
+	echo("echo-4k", 1000, 4, 4<<10, cycles, slice),
+	echo("echo-64k", 200, 2, 64<<10, cycles, slice),
+	echo("echo-10k-conns", 10_000, 1, 64, 10, 120*time.Millisecond),
+	room("room", 48, 21),
+	broadcast("broadcast", 10_000),
+	churn("churn", 64),
+	heartbeat("heartbeat", 15_000),
+	open("open", 1000),
+	deadPeer("deadpeer", 200),
+	growth("growth", 100, 1_000, 10_000, 18_000),
+	scaling("scaling", 1000),
 }
 
-func echo(name string, conns, depth, payload int, window time.Duration) workload {
-	return workload{
-		name:  name,
-		title: fmt.Sprintf("Echo of %d B over %d connections, %d under way on each", payload, conns, depth),
-		what:  "message",
-		work:  control.Echo,
-		put: func(smoke bool) rounds.Load {
-			e := load.Echo{Conns: conns, Depth: depth, Payload: payload, Warmup: 500 * time.Millisecond, Window: window}
-			if smoke {
-				e.Conns, e.Warmup, e.Window = 20, 50*time.Millisecond, 400*time.Millisecond
-			}
-			return func(ctx context.Context, program load.Program, cpu int, t load.Target) (load.Result, error) {
-				return program.Echo(ctx, cpu, t, e)
-			}
-		},
+// warmup is for how long each server is loaded before its first window.
+const warmup = 200 * time.Millisecond
+
+func slowly(w workload) workload {
+	w.slow = true
+	return w
+}
+
+// everyone puts a mode on every server, a small one in a smoke run.
+func everyone(full, small load.Mode) func(*tools, []peers.Peer, bool) []rounds.Entry {
+	return func(_ *tools, found []peers.Peer, smoke bool) []rounds.Entry {
+		if smoke {
+			return rounds.Entries(found, rounds.Mode(small))
+		}
+		return rounds.Entries(found, rounds.Mode(full))
 	}
 }
 
-func heartbeat(name string, conns int, interval, window time.Duration) workload {
+func echo(name string, conns, depth, payload, cycles int, slice time.Duration) workload {
 	return workload{
-		name:  name,
-		title: fmt.Sprintf("Heartbeats of %d connections that do nothing else, one every %v on each", conns, interval),
-		what:  "heartbeat",
-		work:  control.Echo,
-		put: func(smoke bool) rounds.Load {
-			i := load.Idle{Conns: conns, Interval: interval, Warmup: time.Second, Window: window}
-			if smoke {
-				i.Conns, i.Interval, i.Warmup, i.Window = 20, time.Second, 50*time.Millisecond, 300*time.Millisecond
+		name:    name,
+		title:   fmt.Sprintf("Echo of %d B over %d connections, %d under way on each", payload, conns, depth),
+		work:    control.Echo,
+		figures: []rounds.Figure{rounds.CPU("message")},
+		cycles:  cycles, slice: slice, conns: conns,
+		entries: everyone(load.Echo{Conns: conns, Depth: depth, Payload: payload, Warmup: warmup},
+			load.Echo{Conns: 20, Depth: depth, Payload: payload}),
+	}
+}
+
+func room(name string, rooms, members int) workload {
+	return workload{
+		name: name,
+		title: fmt.Sprintf("%d rooms of %d members, one message of 64 B at a time in each, which goes to the %d others",
+			rooms, members, members-1),
+		work:    control.Room,
+		figures: []rounds.Figure{rounds.CPU("delivery")},
+		cycles:  cycles, slice: slice, conns: rooms * members,
+		entries: everyone(load.Room{Conns: rooms * members, Members: members, Depth: 1, Payload: 64, Warmup: warmup},
+			load.Room{Conns: 9, Members: 3, Depth: 1, Payload: 64}),
+	}
+}
+
+func broadcast(name string, conns int) workload {
+	return workload{
+		name:    name,
+		title:   fmt.Sprintf("Broadcasts of 64 B to %d connections, one at a time", conns),
+		work:    control.Broadcast,
+		figures: []rounds.Figure{rounds.CPU("delivery")},
+		cycles:  8, slice: 150 * time.Millisecond, conns: conns,
+		entries: everyone(load.Broadcast{Conns: conns, Depth: 1, Payload: 64, Warmup: warmup},
+			load.Broadcast{Conns: 20, Depth: 1, Payload: 64}),
+	}
+}
+
+func churn(name string, atOnce int) workload {
+	return workload{
+		name:    name,
+		title:   fmt.Sprintf("Connections that are made, have 64 B echoed and are reset, %d at a time", atOnce),
+		work:    control.Echo,
+		figures: []rounds.Figure{rounds.CPU("cycle")},
+		cycles:  cycles, slice: slice, conns: atOnce,
+		entries: everyone(load.Churn{AtOnce: atOnce, Payload: 64, Warmup: warmup},
+			load.Churn{AtOnce: 4, Payload: 64}),
+	}
+}
+
+// growth compares servers with themselves when they have few connections.
+func growth(name string, counts ...int) workload {
+	w := workload{
+		name:    name,
+		title:   "Echo of 64 B, one under way on each connection, as connections become more",
+		work:    control.Echo,
+		figures: []rounds.Figure{rounds.CPU("message")},
+		cycles:  10, slice: 120 * time.Millisecond,
+		against: []string{ours + grown(counts[0]), peers.Floor + grown(counts[0])},
+		own:     true,
+	}
+	for _, n := range counts {
+		w.conns += n / len(counts)
+	}
+	w.entries = func(_ *tools, found []peers.Peer, smoke bool) (entries []rounds.Entry) {
+		for _, p := range found {
+			if p.Name != ours && p.Name != peers.Floor {
+				continue
 			}
-			return func(ctx context.Context, program load.Program, cpu int, t load.Target) (load.Result, error) {
-				r, held, err := program.Idle(ctx, cpu, t, i)
-				if err != nil {
-					return r, err
+			for _, n := range counts {
+				e := load.Echo{Conns: n, Depth: 1, Payload: 64, Warmup: warmup}
+				if smoke {
+					e.Conns, e.Warmup = max(2, n/200), 0
 				}
-				return r, held.End()
+				entries = append(entries, rounds.Entry{
+					Name: p.Name + grown(n), About: fmt.Sprintf("%d connections", n), Peer: p, Load: rounds.Mode(e)})
 			}
+		}
+		return entries
+	}
+	return w
+}
+
+// grown is the end of an entry's name.
+func grown(conns int) string { return fmt.Sprintf(", %d", conns) }
+
+// ours is this project's server, and ofTwo the same with two loops.
+const (
+	ours  = "pulsewheel"
+	ofTwo = "pulsewheel+loops=2"
+)
+
+// rate is how much a server does at all, where that is the question.
+var rate = rounds.Figure{Key: "rate", Name: "messages", Unit: "1/s", More: true, Of: load.Result.Rate}
+
+func loadShare(r load.Result) float64 { return 100 * r.LoadBusy() / float64(runtime.NumCPU()) }
+
+// scaling has two loops on two processors, among which the load has to find its
+// place, beside one loop on one and the load on the other.
+func scaling(name string, conns int) workload {
+	return workload{
+		name:  name,
+		title: fmt.Sprintf("Echo of 64 B over %d connections, 4 under way on each: one loop beside the load's processor, and two on both", conns),
+		work:  control.Echo,
+		figures: []rounds.Figure{rate, rounds.CPU("message"),
+			{Key: "load_share", Name: "the load's part of all processors", Unit: "%", Of: loadShare}},
+		cycles: cycles, slice: 2 * slice, conns: conns,
+		against: []string{ours},
+		own:     true,
+		entries: func(_ *tools, found []peers.Peer, smoke bool) []rounds.Entry {
+			var loops []peers.Peer
+			for _, p := range found {
+				if p.Name == ours {
+					two, err := peers.Lookup(ofTwo)
+					if err != nil {
+						panic(err) // the name is a constant
+					}
+					loops = append([]peers.Peer{p}, two...)
+				}
+			}
+			return everyone(load.Echo{Conns: conns, Depth: 4, Payload: 64, Warmup: warmup},
+				load.Echo{Conns: 20, Depth: 4, Payload: 64})(nil, loops, smoke)
 		},
 	}
-}
-
-type config struct {
-	rounds             int
-	servers, workloads string
-	seed               uint64
-	smoke              bool
-	progress           io.Writer
-}
-
-// measured is a workload, who it is put on, and what came of it.
-type measured struct {
-	workload
-	rounds.Plan
-	samples []rounds.Sample
-}
-
-// plans returns what is to be measured. A server whose framework cannot do a
-// work is left out there.
-func (c config) plans() (plans []*measured, err error) {
-	if c.rounds < 1 {
-		return nil, fmt.Errorf("%d rounds asked for", c.rounds)
-	}
-	all, err := peers.Lookup(c.servers)
-	if err != nil {
-		return nil, err
-	}
-	chosen := workloads
-	if c.workloads != "" {
-		chosen = nil
-		for name := range strings.SplitSeq(c.workloads, ",") {
-			i := slices.IndexFunc(workloads, func(w workload) bool { return w.name == name })
-			if i < 0 {
-				return nil, fmt.Errorf("no workload %q", name)
-			}
-			chosen = append(chosen, workloads[i])
-		}
-	}
-	for _, w := range chosen {
-		m := &measured{workload: w, Plan: rounds.Plan{Name: w.name, Rounds: c.rounds, Seed: c.seed, Progress: c.progress}}
-		for _, p := range all {
-			if able, err := p.For(w.work); err == nil {
-				m.Peers = append(m.Peers, able)
-			}
-		}
-		if len(m.Peers) == 0 {
-			return nil, fmt.Errorf("none of these servers can do %s", w.name)
-		}
-		plans = append(plans, m)
-	}
-	return plans, nil
-}
-
-// measure runs all rounds. Shared says that server and load had to share a
-// processor.
-func measure(ctx context.Context, c config, plans []*measured) (_ []*measured, shared bool, err error) {
-	if len(plans) == 0 {
-		return nil, false, errors.New("nothing to measure")
-	}
-	var all []peers.Peer
-	for _, m := range plans {
-		all = append(all, m.Peers...)
-	}
-	bench, err := rounds.Open(ctx, "run", all, c.progress)
-	if err != nil {
-		return nil, false, err
-	}
-	defer bench.Close()
-	random := rand.New(rand.NewPCG(c.seed, 0))
-	for round := range c.rounds {
-		for _, i := range random.Perm(len(plans)) {
-			m := plans[i]
-			fmt.Fprintln(c.progress, m.name)
-			samples, err := bench.Round(ctx, m.Plan, round, random, m.put(c.smoke))
-			if err != nil {
-				return nil, bench.Shared, fmt.Errorf("%s: %w", m.name, err)
-			}
-			m.samples = append(m.samples, samples...)
-		}
-	}
-	return plans, bench.Shared, nil
 }

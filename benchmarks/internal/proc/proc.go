@@ -6,7 +6,7 @@
 // own process group, so that an interrupt typed at the terminal reaches only
 // the driver, which then ends its children in order.
 //
-// Platform files supply: start, signals, Memory and CPUs. Only Linux has them
+// Platform files supply: start, signals, Memory, CPUTime and CPUs. Only Linux has them
 // all; elsewhere everything builds and Start says that it cannot.
 package proc
 

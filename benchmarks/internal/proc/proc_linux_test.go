@@ -193,6 +193,29 @@ func TestMemory(t *testing.T) {
 }
 
 // A suspended process does nothing, and goes on where it was.
+// TestCPUTime: it grows while the process is busy, and belongs to it alone.
+func TestCPUTime(t *testing.T) {
+	p := shell(t, proc.AnyCPU, `while :; do :; done`)
+	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+		used, err := p.CPUTime()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if used > 20*time.Millisecond {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("a busy process has used %v", used)
+		}
+	}
+	if err := p.Stop(); err == nil {
+		t.Error("a shell that was told to end says that all was well")
+	}
+	if _, err := p.CPUTime(); err == nil {
+		t.Error("a process that ended has a clock")
+	}
+}
+
 func TestSuspend(t *testing.T) {
 	p := shell(t, proc.AnyCPU, "echo ready; read x; echo on")
 	if _, err := p.Line(limit); err != nil {

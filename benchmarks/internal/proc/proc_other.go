@@ -5,6 +5,7 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 var errLinux = fmt.Errorf("measuring processes needs Linux: %w", errors.ErrUnsupported)
@@ -27,3 +28,6 @@ func (p *Process) Memory() (Usage, error) { return Usage{}, errLinux }
 
 // CPUs lists the processors this process may use.
 func CPUs() ([]int, error) { return nil, errLinux }
+
+// CPUTime is what all threads of the process have used so far.
+func (p *Process) CPUTime() (time.Duration, error) { return 0, errLinux }

@@ -38,6 +38,17 @@ func classpath() (string, error) {
 	return strings.Join(jars, string(os.PathListSeparator)), nil
 }
 
+// Find says whether the peer can be built here; the error is ErrMissing.
+func Find() error {
+	for _, name := range []string{"javac", "java"} {
+		if _, err := exec.LookPath(name); err != nil {
+			return ErrMissing
+		}
+	}
+	_, err := classpath()
+	return err
+}
+
 // Build compiles the peer into dir and returns its command line.
 func Build(ctx context.Context, dir string) ([]string, error) {
 	compiler, err := exec.LookPath("javac")

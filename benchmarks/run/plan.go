@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
+	"github.com/pulsewheel/pulsewheel/benchmarks/load"
+	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
+	"github.com/pulsewheel/pulsewheel/benchmarks/peers/netty"
+)
+
+// defaultServers leaves out variants that differ in nothing these workloads see.
+const defaultServers = "cfloor,gnet,gnet@2,gnet-opt,nbio,netpoll,gev,evio,std,zinx,pulsewheel"
+
+// slowServer joins the default servers where it can be built, in some workloads
+// only: it takes seconds to become as fast as it gets.
+const slowServer = "netty"
+
+type config struct {
+	rounds             int
+	servers, workloads string // "": the defaults
+	seed               uint64
+	smoke              bool
+	progress           io.Writer
+}
+
+// measured is a workload, who it is put on, and what came of it.
+type measured struct {
+	workload
+	rounds.Plan
+	samples []rounds.Sample
+}
+
+// plans returns what is to be measured with these tools. A server whose framework
+// cannot do a work is left out there.
+func (c config) plans(t *tools) (plans []*measured, err error) {
+	if c.rounds < 1 {
+		return nil, fmt.Errorf("%d rounds asked for", c.rounds)
+	}
+	list := c.servers
+	if list == "" {
+		list = defaultServers
+	}
+	all, err := peers.Lookup(list)
+	if err != nil {
+		return nil, err
+	}
+	chosen := workloads
+	if c.workloads != "" {
+		chosen = nil
+		for name := range strings.SplitSeq(c.workloads, ",") {
+			i := slices.IndexFunc(workloads, func(w workload) bool { return w.name == name })
+			if i < 0 {
+				return nil, fmt.Errorf("no workload %q", name)
+			}
+			chosen = append(chosen, workloads[i])
+		}
+	}
+	for _, w := range chosen {
+		able, err := c.able(w, all)
+		if err != nil {
+			return nil, err
+		}
+		m := &measured{workload: w, Plan: rounds.Plan{Name: w.name, Rounds: c.rounds, Cycles: w.cycles, Slice: w.slice, Order: w.order,
+			Seed: c.seed, Figures: w.figures, Against: w.against, Entries: w.entries(t, able, c.smoke), Progress: c.progress}}
+		if w.share > 0 {
+			m.Rounds = int(math.Ceil(w.share * float64(c.rounds)))
+		}
+		if c.smoke {
+			m.Cycles, m.Slice = min(m.Cycles, 2), min(m.Slice, smokeSlice)
+		}
+		switch {
+		case len(m.Entries) > 0:
+			plans = append(plans, m)
+		case c.workloads != "":
+			return nil, fmt.Errorf("none of these servers can do %s", w.name)
+		}
+	}
+	if len(plans) == 0 {
+		return nil, errors.New("nothing to measure")
+	}
+	return plans, nil
+}
+
+// smokeSlice is long enough for a message of each workload on a busy machine.
+const smokeSlice = 100 * time.Millisecond
+
+// able are the servers that can do a workload, doing its work.
+func (c config) able(w workload, all []peers.Peer) (able []peers.Peer, err error) {
+	if w.slow && c.servers == "" && !c.smoke && netty.Find() == nil {
+		slow, err := peers.Lookup(slowServer)
+		if err != nil {
+			return nil, err
+		}
+		all = slices.Concat(all, slow)
+	}
+	for _, p := range all {
+		if p, err := p.For(w.work); err == nil {
+			able = append(able, p)
+		}
+	}
+	return able, nil
+}
+
+// estimate is about how long all rounds take, for somebody who has to decide
+// whether to wait. Of a workload with E entries, C cycles and windows of S, a
+// round takes
+//
+//	E × (0.3 s to start and stop a server and its load, 0.2 ms for each connection to come and go, warm-up, extra)
+//	+ C × E × 1.35 S, since a window has a fifth of its length before it, and a drain after it
+//
+// and with default servers that is, of 15 rounds of about 215 s, 54 minutes:
+//
+//	echo-64 31, -depth-1, -4k, -64k 18 each, echo-10k-conns 46, room 16, broadcast 42, churn 16 s,
+//	heartbeat 80, open 28, growth 28, scaling 6 s; deadpeer 33 s in every fifth round
+func estimate(plans []*measured) (total time.Duration) {
+	for _, m := range plans {
+		total += time.Duration(m.Rounds) * m.perRound()
+	}
+	return total
+}
+
+func (m *measured) perRound() (d time.Duration) {
+	each := 300*time.Millisecond + time.Duration(m.conns)*200*time.Microsecond + warmup + m.extra
+	d = time.Duration(len(m.Entries)) * each
+	for _, e := range m.Entries {
+		d += e.Peer.WarmUp()
+	}
+	window := m.Slice * 135 / 100
+	switch m.order {
+	case rounds.Abreast:
+		return d + window + 25*time.Second
+	case rounds.InTurn:
+		return d + time.Duration(len(m.Entries))*window
+	}
+	return d + time.Duration(m.Cycles*len(m.Entries))*window
+}
+
+// measure runs all rounds. Shared says that server and load had to share a
+// processor.
+func measure(ctx context.Context, c config, t *tools, plans []*measured) (shared bool, err error) {
+	var all []peers.Peer
+	pulsebench := false
+	for _, m := range plans {
+		for _, e := range m.Entries {
+			all = append(all, e.Peer)
+		}
+		pulsebench = pulsebench || slices.Contains(throughPulsebench, m.name)
+	}
+	floor, err := peers.Lookup(peers.Floor)
+	if err != nil {
+		return false, err
+	}
+	bench, err := rounds.Open(ctx, "run", append(all, floor...), c.progress)
+	if err != nil {
+		return false, err
+	}
+	defer bench.Close()
+	if pulsebench {
+		if err := t.build(ctx, bench.Dir()); err != nil {
+			return bench.Shared, err
+		}
+	}
+	random := rand.New(rand.NewPCG(c.seed, 0))
+	if err := t.pace(ctx, c, bench, floor, random); err != nil {
+		return bench.Shared, err
+	}
+	if !c.smoke {
+		fmt.Fprintf(c.progress, "about %v from now\n", estimate(plans).Round(time.Minute))
+	}
+	for round := range c.rounds {
+		for _, i := range random.Perm(len(plans)) {
+			m := plans[i]
+			if round >= m.Rounds {
+				continue
+			}
+			began := time.Now()
+			samples, err := bench.Round(ctx, m.Plan, round, random)
+			if err != nil {
+				return bench.Shared, fmt.Errorf("%s: %w", m.name, err)
+			}
+			m.samples = append(m.samples, samples...)
+			fmt.Fprintf(c.progress, "%s took %v\n", m.name, time.Since(began).Round(100*time.Millisecond))
+		}
+	}
+	return bench.Shared, nil
+}
+
+// throughPulsebench are the workloads that need the program.
+var throughPulsebench = []string{"open", "deadpeer"}
+
+// pace measures what the floor does in a closed loop, from which the rate of the
+// open loop follows.
+func (t *tools) pace(ctx context.Context, c config, bench *rounds.Bench, floor []peers.Peer, random *rand.Rand) error {
+	if t.pulsebench == "" {
+		return nil
+	}
+	if c.smoke {
+		t.rate = 2000
+		return nil
+	}
+	p := rounds.Plan{Name: "pace", Rounds: 1, Cycles: 10, Slice: 200 * time.Millisecond, Figures: []rounds.Figure{rate},
+		Entries:  rounds.Entries(floor, rounds.Mode(load.Echo{Conns: 1000, Depth: 4, Payload: 64, Warmup: warmup})),
+		Progress: c.progress}
+	samples, err := bench.Round(ctx, p, 0, random)
+	if err != nil {
+		return fmt.Errorf("the floor's closed loop: %w", err)
+	}
+	t.rate = capacity * samples[0].Value(rate)
+	return nil
+}
