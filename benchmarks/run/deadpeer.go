@@ -34,6 +34,9 @@ func wayFigures(way string) []rounds.Figure {
 // promise is what all detectors are set to.
 const promise = 9 * time.Second
 
+// detectLimit is how long verdicts are awaited, beyond twice the promise.
+const detectLimit = 25 * time.Second
+
 // deadPeer has all servers at once, since the load is next to nothing, and their
 // verdicts take many seconds.
 func deadPeer(name string, conns int) workload {
@@ -42,7 +45,7 @@ func deadPeer(name string, conns int) workload {
 		title: fmt.Sprintf("Peers that die: 40 %% of %d connections, with heartbeats of 1 s; detectors are set to find them within %v",
 			conns, promise),
 		work:  control.Echo,
-		order: rounds.Abreast, cycles: 1, slice: 5 * time.Second, extra: 3 * time.Second, conns: conns,
+		order: rounds.Abreast, cycles: 1, slice: 5 * time.Second,
 		against: []string{},
 		own:     true, share: 0.2,
 		table: deadPeerTable,
@@ -52,7 +55,7 @@ func deadPeer(name string, conns int) workload {
 	}
 	w.figures = append(w.figures, falseVerdicts)
 	w.entries = func(t *tools, found []peers.Peer, smoke bool) []rounds.Entry {
-		vanish, limit, conns := ways, 25*time.Second, conns
+		vanish, limit, conns := ways, detectLimit, conns
 		if smoke {
 			vanish, limit, conns = []string{"fin"}, 5*time.Second, 20
 		}

@@ -27,10 +27,10 @@ func heartbeat(name string, conns int) workload {
 		title:   fmt.Sprintf("%d connections that do nothing but beat, once a second each", conns),
 		work:    control.Echo,
 		figures: []rounds.Figure{rounds.CPU("heartbeat"), collected, peak},
-		order:   rounds.InTurn, slice: 2 * time.Second, conns: conns, extra: 700 * time.Millisecond,
+		order:   rounds.InTurn, slice: 1500 * time.Millisecond, conns: conns,
 		slow: true,
 		entries: func(_ *tools, found []peers.Peer, smoke bool) []rounds.Entry {
-			idle := load.Idle{Conns: conns, Interval: time.Second, Warmup: time.Second}
+			idle := load.Idle{Conns: conns, Interval: time.Second, Warmup: 500 * time.Millisecond}
 			if smoke {
 				idle.Conns, idle.Warmup = 20, 0
 			}

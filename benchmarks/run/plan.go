@@ -111,16 +111,17 @@ func (c config) able(w workload, all []peers.Peer) (able []peers.Peer, err error
 }
 
 // estimate is about how long all rounds take, for somebody who has to decide
-// whether to wait. Of a workload with E entries, C cycles and windows of S, a
-// round takes
+// whether to wait. Of a workload with E entries of N connections, C cycles and
+// windows of S, a round takes
 //
-//	E × (0.3 s to start and stop a server and its load, 0.2 ms for each connection to come and go, warm-up, extra)
-//	+ C × E × 1.35 S, since a window has a fifth of its length before it, and a drain after it
+//	E × (0.15 s to start and end a server and its load + 0.1 ms × N + warm-ups + extra)
+//	+ C × E × (1.2 S + 5 ms + 10 µs × N), since a window begins with a fifth of its length
+//	  and ends with all that is under way
 //
-// and with default servers that is, of 15 rounds of about 215 s, 54 minutes:
+// With default servers this makes rounds of about 231 s, 59 minutes for 15:
 //
-//	echo-64 31, -depth-1, -4k, -64k 18 each, echo-10k-conns 46, room 16, broadcast 42, churn 16 s,
-//	heartbeat 80, open 28, growth 28, scaling 6 s; deadpeer 33 s in every fifth round
+//	echo-64 with netty's 8 s of warm-up 22, echo-64-depth-1, -4k, -64k, room, churn 10 to 12 each, echo-10k-conns 29,
+//	broadcast 27, heartbeat 52 (netty again), open 25, growth 18, scaling 3 s; deadpeer 34 s in every fifth round
 func estimate(plans []*measured) (total time.Duration) {
 	for _, m := range plans {
 		total += time.Duration(m.Rounds) * m.perRound()
@@ -129,19 +130,21 @@ func estimate(plans []*measured) (total time.Duration) {
 }
 
 func (m *measured) perRound() (d time.Duration) {
-	each := 300*time.Millisecond + time.Duration(m.conns)*200*time.Microsecond + warmup + m.extra
-	d = time.Duration(len(m.Entries)) * each
+	entries, conns := time.Duration(len(m.Entries)), time.Duration(m.conns)
+	d = entries * (150*time.Millisecond + conns*100*time.Microsecond + warmup + m.extra)
+	window := m.Slice*6/5 + 5*time.Millisecond + conns*10*time.Microsecond
+	switch m.order {
+	case rounds.Abreast: // what pulsebench puts on them needs nobody warm
+		return d + window + detectLimit
+	case rounds.InTurn:
+		d += entries * window
+	default:
+		d += time.Duration(m.Cycles) * entries * window
+	}
 	for _, e := range m.Entries {
 		d += e.Peer.WarmUp()
 	}
-	window := m.Slice * 135 / 100
-	switch m.order {
-	case rounds.Abreast:
-		return d + window + 25*time.Second
-	case rounds.InTurn:
-		return d + time.Duration(len(m.Entries))*window
-	}
-	return d + time.Duration(m.Cycles*len(m.Entries))*window
+	return d
 }
 
 // measure runs all rounds. Shared says that server and load had to share a
@@ -198,7 +201,9 @@ func measure(ctx context.Context, c config, t *tools, plans []*measured) (shared
 var throughPulsebench = []string{"open", "deadpeer"}
 
 // pace measures what the floor does in a closed loop, from which the rate of the
-// open loop follows.
+// open loop follows: with one message under way on each connection, since there
+// are hardly ever two of them in an open loop, and messages that come together
+// cost half as much.
 func (t *tools) pace(ctx context.Context, c config, bench *rounds.Bench, floor []peers.Peer, random *rand.Rand) error {
 	if t.pulsebench == "" {
 		return nil
@@ -208,7 +213,7 @@ func (t *tools) pace(ctx context.Context, c config, bench *rounds.Bench, floor [
 		return nil
 	}
 	p := rounds.Plan{Name: "pace", Rounds: 1, Cycles: 10, Slice: 200 * time.Millisecond, Figures: []rounds.Figure{rate},
-		Entries:  rounds.Entries(floor, rounds.Mode(load.Echo{Conns: 1000, Depth: 4, Payload: 64, Warmup: warmup})),
+		Entries:  rounds.Entries(floor, rounds.Mode(load.Echo{Conns: 1000, Depth: 1, Payload: 64, Warmup: warmup})),
 		Progress: c.progress}
 	samples, err := bench.Round(ctx, p, 0, random)
 	if err != nil {

@@ -51,8 +51,7 @@ func (r report) markdown() string {
 				fmt.Fprintf(&b, "%s\n", m.Table(f, m.Rows(m.samples, f)))
 			}
 		}
-		b.WriteString(m.notes())
-		b.WriteString("\n")
+		fmt.Fprintf(&b, "%s\n", m.notes())
 	}
 	fmt.Fprintf(&b, "%s\n%s", r.targets(), r.facts.Markdown())
 	return b.String()
@@ -71,35 +70,31 @@ func (m *measured) method() string {
 
 // notes are what has to be known of some servers.
 func (m *measured) notes() string {
+	var notes []string
+	of := make(map[string][]string) // servers by note
+	note := func(text, server string) {
+		if of[text] == nil {
+			notes = append(notes, text)
+		}
+		if !slices.Contains(of[text], server) {
+			of[text] = append(of[text], server)
+		}
+	}
+	for _, row := range m.Rows(m.samples, m.Plan.Figures[0]) {
+		if row.LoadBusy > loadLimit {
+			note(saturated, row.Server)
+		}
+	}
+	for _, s := range m.samples {
+		for _, text := range s.Notes {
+			note(text, s.Server)
+		}
+	}
 	var b strings.Builder
-	for _, e := range m.Entries {
-		var notes []string
-		count := make(map[string]int)
-		busy := m.Rows(m.samples, m.Plan.Figures[0])[slices.IndexFunc(m.Entries, func(o rounds.Entry) bool { return o.Name == e.Name })].LoadBusy
-		if busy > loadLimit {
-			notes = append(notes, fmt.Sprintf("the load generator was busy for %.0f %% of its processor; a rate is not the server's", 100*busy))
-		}
-		for _, s := range m.samples {
-			for _, note := range s.Notes {
-				if s.Server != e.Name {
-					continue
-				}
-				if count[note]++; count[note] == 1 {
-					notes = append(notes, note)
-				}
-			}
-		}
-		for _, note := range notes {
-			if n := count[note]; n > 0 {
-				note += fmt.Sprintf(" (in %d of %d rounds)", n, m.Plan.Rounds)
-			}
-			fmt.Fprintf(&b, "- %s: %s\n", e.Name, note)
-		}
+	for _, text := range notes {
+		fmt.Fprintf(&b, "\n%s: %s.\n", strings.Join(of[text], ", "), text)
 	}
-	if b.Len() == 0 {
-		return ""
-	}
-	return "\n" + b.String()
+	return b.String()
 }
 
 // lines is the raw file: facts, every sample, the rows.

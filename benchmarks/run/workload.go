@@ -40,13 +40,16 @@ type workload struct {
 	table func(m *measured) string
 }
 
-// Windows. A message takes a server 1 to 10 µs, so 40 ms are thousands of
+// Windows. A message takes a server 1 to 10 µs, so 30 ms are thousands of
 // them, and still short beside what a machine does to its guests. With more
-// connections a window is longer, so that each is served several times in it; a
-// broadcast to 10,000 takes some 50 ms.
+// connections a window is longer, so that each is served in it; a broadcast to
+// 10,000 takes nearly 100 ms.
 const (
-	cycles = 20
-	slice  = 40 * time.Millisecond
+	cycles = 15
+	slice  = 30 * time.Millisecond
+
+	cyclesOfMany = 5
+	sliceOfMany  = 150 * time.Millisecond
 )
 
 // workloads lists them in the order of the tables.
@@ -55,7 +58,7 @@ var workloads = []workload{
 	echo("echo-64-depth-1", 1000, 1, 64, cycles, slice),
 	echo("echo-4k", 1000, 4, 4<<10, cycles, slice),
 	echo("echo-64k", 200, 2, 64<<10, cycles, slice),
-	echo("echo-10k-conns", 10_000, 1, 64, 10, 120*time.Millisecond),
+	echo("echo-10k-conns", 10_000, 1, 64, cyclesOfMany, sliceOfMany),
 	room("room", 48, 21),
 	broadcast("broadcast", 10_000),
 	churn("churn", 64),
@@ -67,7 +70,7 @@ var workloads = []workload{
 }
 
 // warmup is for how long each server is loaded before its first window.
-const warmup = 200 * time.Millisecond
+const warmup = 100 * time.Millisecond
 
 func slowly(w workload) workload {
 	w.slow = true
@@ -115,7 +118,7 @@ func broadcast(name string, conns int) workload {
 		title:   fmt.Sprintf("Broadcasts of 64 B to %d connections, one at a time", conns),
 		work:    control.Broadcast,
 		figures: []rounds.Figure{rounds.CPU("delivery")},
-		cycles:  8, slice: 150 * time.Millisecond, conns: conns,
+		cycles:  cyclesOfMany, slice: sliceOfMany, conns: conns,
 		entries: everyone(load.Broadcast{Conns: conns, Depth: 1, Payload: 64, Warmup: warmup},
 			load.Broadcast{Conns: 20, Depth: 1, Payload: 64}),
 	}
@@ -140,7 +143,7 @@ func growth(name string, counts ...int) workload {
 		title:   "Echo of 64 B, one under way on each connection, as connections become more",
 		work:    control.Echo,
 		figures: []rounds.Figure{rounds.CPU("message")},
-		cycles:  10, slice: 120 * time.Millisecond,
+		cycles:  cyclesOfMany, slice: sliceOfMany,
 		against: []string{ours + grown(counts[0]), peers.Floor + grown(counts[0])},
 		own:     true,
 	}

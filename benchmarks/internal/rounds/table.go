@@ -98,21 +98,31 @@ func (p Plan) References() (names []string) {
 	return names
 }
 
-// Table is the rows of a figure in Markdown.
+// Table is the rows of a figure in Markdown. What tells how far to trust them is
+// with the plan's first figure only: it is the same for all.
 func (p Plan) Table(f Figure, rows []Row) string {
 	var b strings.Builder
 	references := p.References()
+	first := len(p.Figures) == 0 || p.Figures[0].Key == f.Key
+	columns := 2 + len(references)
 	fmt.Fprintf(&b, "| server | %s, %s |", f.Name, f.Unit)
 	for _, name := range references {
 		fmt.Fprintf(&b, " × %s |", name)
 	}
-	fmt.Fprintf(&b, " server busy | load busy | frames per read | others' CPUs |\n|%s\n", strings.Repeat(" --- |", 6+len(references)))
+	if first {
+		columns += 4
+		b.WriteString(" server busy | load busy | frames per read | others' CPUs |")
+	}
+	fmt.Fprintf(&b, "\n|%s\n", strings.Repeat(" --- |", columns))
 	for _, row := range rows {
 		fmt.Fprintf(&b, "| %s: %s | %s |", row.Server, row.About, Number(row.Value.Median))
 		for _, name := range references {
 			fmt.Fprintf(&b, " %s |", row.Ratios[name]) // a dash to itself
 		}
-		fmt.Fprintf(&b, " %.0f %% | %.0f %% | %.2f | %.2f |\n", 100*row.Busy, 100*row.LoadBusy, row.Batch, row.Others)
+		if first {
+			fmt.Fprintf(&b, " %.0f %% | %.0f %% | %.2f | %.2f |", 100*row.Busy, 100*row.LoadBusy, row.Batch, row.Others)
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
 }

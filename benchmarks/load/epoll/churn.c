@@ -19,18 +19,11 @@ static void begin_cycle(struct conn *c)
 		c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 		if (c->fd < 0)
 			fail("socket: %s", strerror(errno));
-		int one = 1;
 		struct linger reset = {.l_onoff = 1};
 		if (setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) < 0)
 			fail("SO_LINGER: %s", strerror(errno));
 		no_delay(c);
-		if (source > 0) {
-			struct sockaddr_in from = {.sin_family = AF_INET};
-			from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + source);
-			if (setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one) < 0 ||
-			    bind(c->fd, (struct sockaddr *)&from, sizeof from) < 0)
-				fail("bind to 127.0.0.%u: %s", 1 + source, strerror(errno));
-		}
+		come_from(c, source);
 		if (connect(c->fd, (struct sockaddr *)&addr, sizeof addr) == 0 || errno == EINPROGRESS)
 			break;
 		if (errno != EADDRNOTAVAIL || ++source > MAX_SOURCES)

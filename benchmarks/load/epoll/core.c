@@ -131,6 +131,20 @@ static void no_delay(struct conn *c)
 		fail("TCP_NODELAY: %s", strerror(errno));
 }
 
+/* Has a connection come from 127.0.0.(1+source), from any port; of source 0 the
+ * kernel's choice is this, too. */
+static void come_from(struct conn *c, uint32_t source)
+{
+	struct sockaddr_in from = {.sin_family = AF_INET};
+	int one = 1;
+	if (source == 0)
+		return;
+	from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + source);
+	if (setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one) < 0 ||
+	    bind(c->fd, (struct sockaddr *)&from, sizeof from) < 0)
+		fail("bind to 127.0.0.%u: %s", 1 + source, strerror(errno));
+}
+
 static ssize_t receive(struct conn *c)
 {
 	ssize_t n = read(c->fd, in, READ_SIZE);

@@ -58,6 +58,10 @@
 #include "group.c"
 #include "churn.c"
 
+/* With more connections than this from one address the kernel's search for a free
+ * port becomes long. */
+enum { PER_SOURCE = 5000 };
+
 static void open_all(void)
 {
 	struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons((uint16_t)opt.port)};
@@ -70,6 +74,7 @@ static void open_all(void)
 		c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 		if (c->fd < 0)
 			fail("socket %d of %d: %s", i, opt.conns, strerror(errno));
+		come_from(c, (uint32_t)i / PER_SOURCE);
 		if (connect(c->fd, (struct sockaddr *)&addr, sizeof addr) < 0)
 			fail("connect %d of %d: %s", i, opt.conns, strerror(errno));
 		no_delay(c);
@@ -98,12 +103,13 @@ static void turn_until(double limit)
 	turn(wait <= 0 ? 0 : wait < 0.1 ? (int)(wait * 1000) + 1 : 100);
 }
 
-static void go_on(double seconds)
+static void go_on_until(double limit)
 {
-	double limit = now() + seconds;
 	while (now() < limit)
 		turn_until(limit);
 }
+
+static void go_on(double seconds) { go_on_until(now() + seconds); }
 
 static void grant(void)
 {
@@ -151,9 +157,9 @@ static void report(struct mark a, struct mark b)
 
 static void window(double seconds)
 {
+	double settled = mode->due == NULL ? now() + seconds / 5 : 0;
 	grant();
-	if (mode->due == NULL)
-		go_on(seconds / 5);
+	go_on_until(settled);
 	if (mode->whole) {
 		drain();
 		struct mark a = mark();
