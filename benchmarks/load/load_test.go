@@ -301,3 +301,24 @@ func TestBetweenWindows(t *testing.T) {
 		t.Errorf("the load says %v", err)
 	}
 }
+
+// A window in which a slow server, or a busy machine, answers nothing is longer.
+func TestSlowServer(t *testing.T) {
+	program := build(t)
+	const pause = 5 * slice
+	l := &liar{work: control.Echo, lie: func(_ *guest, _ int, frame []byte) []byte {
+		time.Sleep(pause) // being slow is the point
+		return frame
+	}}
+	s, err := program.Start(t.Context(), proc.AnyCPU, load.Target{Port: l.start(t), PID: 1}, load.Echo{Conns: 1, Depth: 1, Payload: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Window(slice)
+	if err != nil || r.Messages == 0 || r.Seconds < 2*slice.Seconds() {
+		t.Errorf("window %+v, %v", r, err)
+	}
+	if err := s.End(); err != nil {
+		t.Error(err)
+	}
+}

@@ -54,7 +54,7 @@ func (m *measured) chart(format string) ([]byte, error) {
 		}
 		bar.Horizontal, bar.XMin, bar.Color, bar.LineStyle.Width = true, float64(i), shade(row.Server), 0
 		p.Add(bar)
-		names = append(names, row.Server)
+		names = append(names, "   "+row.Server) // its beginning is cut off otherwise
 		most = max(most, row.Value.High)
 	}
 	if len(rows) > 0 {
@@ -71,8 +71,9 @@ func (m *measured) chart(format string) ([]byte, error) {
 		}
 		p.Add(whiskers, labels)
 		p.NominalY(names...)
+		p.Y.Min, p.Y.Max = -0.7, float64(len(rows))-0.3
 	}
-	p.X.Max = max(1.12*most, 1e-9)
+	p.X.Max = max(1.15*most, 1e-9)
 	w, err := p.WriterTo(18*vg.Centimeter, vg.Length(len(rows))*vg.Points(24)+vg.Points(70), format)
 	if err != nil {
 		return nil, err
