@@ -82,6 +82,19 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// A window in which a server was not let run says nothing about it.
+func TestStalled(t *testing.T) {
+	sample := func(cycles ...float64) rounds.Sample {
+		return rounds.Sample{Figures: map[string]rounds.Values{cpu.Key: {Value: 1, Cycles: cycles}}}
+	}
+	if got := sample(2, 2, 0, 9).Ratio(sample(1, 1, 1, 0), cpu); got != 2 {
+		t.Errorf("ratio %v, want 2", got)
+	}
+	if got := sample(0).Ratio(sample(1), cpu); !math.IsNaN(got) {
+		t.Errorf("ratio %v of nothing", got)
+	}
+}
+
 // Every server is measured once in every round, at places that differ, whether
 // all are alive at once or one at a time.
 func TestMeasure(t *testing.T) {

@@ -92,10 +92,18 @@ func (s Sample) Value(f Figure) float64 {
 
 // Ratio compares two servers of one round: the median over the cycles, or, of
 // single windows, their ratio. It is NaN if one of them does not have the figure.
+// A cycle in which one of them has nothing, as a server that a busy machine did
+// not let run for a whole window, is left out.
 func (s Sample) Ratio(to Sample, f Figure) float64 {
 	mine, others := s.Figures[f.Key], to.Figures[f.Key]
-	if len(mine.Cycles) > 0 && len(mine.Cycles) == len(others.Cycles) {
-		return stats.Median(stats.Ratios(mine.Cycles, others.Cycles))
+	if len(mine.Cycles) == 0 || len(mine.Cycles) != len(others.Cycles) {
+		return s.Value(f) / to.Value(f)
 	}
-	return s.Value(f) / to.Value(f)
+	var ratios []float64
+	for i, x := range mine.Cycles {
+		if y := others.Cycles[i]; x > 0 && y > 0 {
+			ratios = append(ratios, x/y)
+		}
+	}
+	return stats.Median(ratios)
 }
