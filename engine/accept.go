@@ -11,8 +11,12 @@ import (
 
 const (
 	acceptBatch = 64 // connections per event
-	minBackoff  = 5 * time.Millisecond
-	maxBackoff  = time.Second
+	// singleAccepts is how many events take one connection each after one that
+	// found no second: an accept in vain costs nearly as much as one that is not,
+	// and who waits is reported again.
+	singleAccepts = 7
+	minBackoff    = 5 * time.Millisecond
+	maxBackoff    = time.Second
 )
 
 // watchListeners begins to wait for connections, before the loop runs.
@@ -32,7 +36,12 @@ func (l *Loop) accept(ln *listener) (more bool) {
 		return false
 	}
 	admission := &l.core.admission
-	for range acceptBatch {
+	most := acceptBatch
+	if ln.single > 0 && !l.poller.EdgeTriggered() && !l.draining {
+		ln.single--
+		most = 1
+	}
+	for taken := range most {
 		if !l.core.reserve() && !(l.evict(ln) && l.core.reserve()) {
 			l.parkStarved(ln)
 			return false
@@ -54,6 +63,9 @@ func (l *Loop) accept(ln *listener) (more bool) {
 		admission.giveBack()
 		switch {
 		case errors.Is(err, sys.EAGAIN):
+			if taken == 1 {
+				ln.single = singleAccepts
+			}
 			return false
 		case errors.Is(err, sys.EMFILE), errors.Is(err, sys.ENFILE), errors.Is(err, sys.ENOBUFS), errors.Is(err, sys.ENOMEM):
 			if l.evict(ln) {

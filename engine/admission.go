@@ -108,8 +108,11 @@ func (a *admission) giveBack() {
 // enter counts a connection under its prefix. It returns false if there are
 // enough.
 func (a *admission) enter(remote netip.AddrPort) bool {
+	if a.prefixes == nil {
+		return true
+	}
 	p := prefixOf(remote)
-	if a.prefixes == nil || !p.IsValid() {
+	if !p.IsValid() {
 		return true
 	}
 	a.mu.Lock()
@@ -123,8 +126,11 @@ func (a *admission) enter(remote netip.AddrPort) bool {
 
 // leave undoes enter.
 func (a *admission) leave(remote netip.AddrPort) {
+	if a.prefixes == nil {
+		return
+	}
 	p := prefixOf(remote)
-	if a.prefixes == nil || !p.IsValid() {
+	if !p.IsValid() {
 		return
 	}
 	a.mu.Lock()

@@ -244,6 +244,9 @@ func (c *Conn) evidence(was phase, pending outbufRing) Evidence {
 	if c.backlog != nil {
 		ev.Unsent += c.backlog.messages()
 	}
+	if c.ending.reason == PeerReset {
+		return ev // the kernel has let go of all it had
+	}
 	info := l.core.kernel.Info(int(c.fd))
 	ev.Unacked = info.Unacked
 	if was == lingering && ev.Unacked > 0 {

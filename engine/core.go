@@ -250,4 +250,5 @@ type listener struct {
 	starved bool          // parked until there is room under MaxConns
 	retry   *Timer        // the next look for idle connections that make room
 	backoff time.Duration // the latest wait after a lack of resources; 0: none
+	single  int           // events that are to take one connection only
 }

@@ -240,10 +240,24 @@ func (b *broadcast) drop() {
 	}
 }
 
+// distribute gives the message to this loop's members. Where nothing else waits
+// in the loop's mail, it goes straight to those who can take it; otherwise it is
+// entered into their output, so that several leave in one write.
 func (b *broadcast) distribute(l *Loop, members func(l *Loop, f func(*Conn))) {
 	defer b.drop()
-	members(l, func(c *Conn) {
+	last := l.batchNext == len(l.batch)
+	list := l.members[:0]
+	members(l, func(c *Conn) { list = append(list, c) })
+	l.members = list
+	defer clear(list)
+	for i, c := range list {
+		if next := i + ahead; next < len(list) {
+			l.touch(list[next])
+		}
 		l.stats.broadcasts.Add(1)
+		if last && c.pass(b) {
+			continue
+		}
 		taken := true
 		if c.profile.shared {
 			taken = c.offer(b)
@@ -254,11 +268,53 @@ func (b *broadcast) distribute(l *Loop, members func(l *Loop, f func(*Conn))) {
 			c.hard = true
 			c.kill(SlowConsumer, errHard)
 		}
-		if c.state.Load()&scheduled == 0 {
-			c.state.Or(scheduled)
-			l.dirty = append(l.dirty, c)
+		l.soil(c)
+	}
+}
+
+// soil puts c among the connections to be settled, unless it will be anyway.
+func (l *Loop) soil(c *Conn) {
+	if c.state.Load()&scheduled == 0 {
+		c.state.Or(scheduled)
+		l.dirty = append(l.dirty, c)
+	}
+}
+
+// pass writes a broadcast without entering it into the connection's output, if
+// nothing is there that it would overtake. What the kernel does not take waits.
+func (c *Conn) pass(b *broadcast) bool {
+	f := b.frame(c.profile)
+	if f == nil || c.phase != open || c.ending != nil || c.backlog != nil || c.state.Load()&(scheduled|closing) != 0 {
+		return false
+	}
+	c.mu.Lock()
+	free := c.pending.last == nil && !c.starved
+	c.mu.Unlock()
+	if !free {
+		return false
+	}
+	n, err := c.loop.core.kernel.Write(int(c.fd), f.b)
+	if n == len(f.b) {
+		c.wrote(n, 1)
+		return true
+	}
+	f.lent.refs.Add(1)
+	if err := c.taken(getLent(f.b, f.lent), n, err); err != nil {
+		c.outputFailed(err)
+		c.loop.soil(c)
+	}
+	return true
+}
+
+// frame returns the message in the encoding of a profile's connections; nil if each
+// has its own.
+func (b *broadcast) frame(p *profile) *frame {
+	for i := range b.frames {
+		if b.frames[i].profile == p {
+			return &b.frames[i]
 		}
-	})
+	}
+	return nil
 }
 
 // copyBelow is the size of frames that are cheaper to copy into the buffer of
@@ -276,10 +332,7 @@ func (c *Conn) offer(b *broadcast) (taken bool) {
 	case int(c.queued) >= c.loop.core.limits.Backlog.Hard:
 		return false
 	}
-	for _, f := range b.frames {
-		if f.profile != c.profile {
-			continue
-		}
+	if f := b.frame(c.profile); f != nil {
 		if len(f.b) < copyBelow {
 			p := c.pending.writable()
 			p.add(append(p.b, f.b...), message)

@@ -294,6 +294,8 @@ func (h *tallyHandler) Ready(fd int, ev poll.Events) {
 	h.h.Ready(fd, ev)
 }
 
+func (h *tallyHandler) Coming(int) {}
+
 func (h *tallyHandler) Served() {
 	h.k.note(tallyCall{name: "Served", event: true})
 	h.h.Served()

@@ -17,6 +17,8 @@ const (
 	// mailBatch is how many letters one wake-up serves; what is left wakes the
 	// loop again through the poller, so that I/O gets its turn.
 	mailBatch = 256
+	// ahead is how many connections before its turn one is fetched from memory.
+	ahead = 4
 	// mostDirty is how many connections' events are served before the first of
 	// them is settled, and longestDirty about how long that one waits: with
 	// handlers that take long, as long as one of them.
@@ -74,6 +76,7 @@ type Loop struct {
 	dirty      []*Conn // had events, or got broadcasts: to be settled from dirtyNext on
 	dirtyNext  int
 	dirtySince int64
+	members    []*Conn // that a broadcast is being given to
 
 	listeners  []*listener
 	readBuffer []byte
@@ -236,7 +239,7 @@ func (l *Loop) Ready(fd int, ev poll.Events) {
 		// A connection of another loop has got the number of one of ours that
 		// was closed while its event waited in our poller's batch.
 		if c.loop == l {
-			l.fetched += int64(c.answersDue) // the other of the event's two cache lines
+			l.touch(c)
 			l.turn(c, ev)
 		}
 		return
@@ -248,6 +251,19 @@ func (l *Loop) Ready(fd int, ev poll.Events) {
 		}
 	}
 }
+
+// Coming fetches what an event of a descriptor is going to need. It is part of
+// poll.Handler.
+func (l *Loop) Coming(fd int) {
+	if c := l.core.conns.at(fd); c != nil && c.loop == l {
+		l.touch(c)
+	}
+}
+
+// touch has a connection's two cache lines that events and output need fetched
+// from memory, at the same time and ahead of their use: among many connections each
+// is far away.
+func (l *Loop) touch(c *Conn) { l.fetched += int64(c.fd) + int64(c.answersDue) }
 
 // Served settles the connections that have had events. It is part of
 // poll.Handler.
@@ -275,6 +291,9 @@ func (l *Loop) Woken() {
 // once, however many there were.
 func (l *Loop) settleDirty() {
 	for l.dirtyNext < len(l.dirty) {
+		if next := l.dirtyNext + ahead; next < len(l.dirty) {
+			l.touch(l.dirty[next])
+		}
 		c := l.dirty[l.dirtyNext]
 		l.dirty[l.dirtyNext] = nil
 		l.dirtyNext++
@@ -297,6 +316,9 @@ func (l *Loop) nextLetter() bool {
 		if len(l.batch) == 0 {
 			return false
 		}
+	}
+	if next := l.batchNext + ahead; next < len(l.batch) && l.batch[next].c != nil {
+		l.touch(l.batch[next].c)
 	}
 	x := l.batch[l.batchNext]
 	l.batch[l.batchNext] = letter{}

@@ -213,16 +213,7 @@ func (c *Conn) flush() error {
 			}
 			p.next = nil
 			sent.last = nil
-			b = &backlog{}
-			b.push(p)
-			if err == nil {
-				c.wrote(n, b.written(n))
-			} else if errors.Is(err, sys.EAGAIN) {
-				c.blocked = true
-			} else {
-				c.backlog = b
-				return err
-			}
+			return c.taken(p, n, err)
 		}
 	}
 	if b == nil {
@@ -231,6 +222,22 @@ func (c *Conn) flush() error {
 	sent.each(b.push)
 	if len(b.bufs) == 0 {
 		return nil // the codec refused all of it
+	}
+	return c.writeBacklog(b)
+}
+
+// taken begins a backlog with what the kernel did not take of p: it took n bytes,
+// or gave err.
+func (c *Conn) taken(p *outbuf, n int, err error) error {
+	b := &backlog{}
+	b.push(p)
+	if err == nil {
+		c.wrote(n, b.written(n))
+	} else if errors.Is(err, sys.EAGAIN) {
+		c.blocked = true
+	} else {
+		c.backlog = b
+		return err
 	}
 	return c.writeBacklog(b)
 }

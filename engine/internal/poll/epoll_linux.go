@@ -18,21 +18,24 @@ import (
 //   - It tells where a batch ends, so that what its events have left to do is done
 //     together: reading and decoding one connection after another, and then
 //     writing one after another, finds the code for it in the processor's cache.
-//   - While much is going on it looks for more without telling Go's scheduler,
-//     which is for waiting.
+//   - It looks for more without telling Go's scheduler, which is for waiting.
 //   - A pause is one call, because read interest can be dropped in place.
 type epoll struct {
 	fd      int
 	signals signals
 	stopped bool
-	last    int // events of the batch before
+	missed  int // looks in a row that found nothing
+	blind   int // waits that are still to come without a look before
 	events  [maxEvents]unix.EpollEvent
 }
 
 const (
 	maxEvents = 256
-	// busy is from how many events on a batch makes another one likely.
-	busy = 4
+	// After so many looks in vain, as many waits come without one.
+	mostMissed = 4
+	blindWaits = 7
+	// ahead is how many events before its turn one is told of as coming.
+	ahead = 2
 )
 
 // Level-triggered: a descriptor that was not read to the end is reported again.
@@ -58,8 +61,13 @@ func Open() (Poller, error) {
 	return p, nil
 }
 
+// control never waits, so that the scheduler need not know.
 func (p *epoll) control(op, fd int, events uint32) error {
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.fd, op, fd, &unix.EpollEvent{Fd: int32(fd), Events: events}))
+	ev := unix.EpollEvent{Fd: int32(fd), Events: events}
+	if _, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(p.fd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0); errno != 0 {
+		return os.NewSyscallError("epoll_ctl", errno)
+	}
+	return nil
 }
 
 func (p *epoll) Add(fd int) error      { return p.control(unix.EPOLL_CTL_ADD, fd, reading) }
@@ -88,6 +96,9 @@ func (p *epoll) Run(h Handler) error {
 			return err
 		}
 		for i := range p.events[:n] {
+			if next := i + ahead; next < n {
+				h.Coming(int(p.events[next].Fd))
+			}
 			ev := &p.events[i]
 			if fd := int(ev.Fd); !p.signals.consume(h, &p.stopped, fd) {
 				h.Ready(fd, translateEpoll(ev.Events))
@@ -101,14 +112,21 @@ func (p *epoll) Run(h Handler) error {
 	return nil
 }
 
-// wait returns how many events there are.
+// wait returns how many events there are. Before it waits it looks: under load
+// there is something more often than not, and since looking takes no time the
+// scheduler need not know. Where looking was in vain lately, it is left out for a
+// while.
 func (p *epoll) wait() (n int, err error) {
-	if p.last >= busy {
-		// It does not wait, so the scheduler need not know.
+	if p.blind > 0 {
+		p.blind--
+	} else {
 		r, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), maxEvents, 0, 0, 0)
 		if errno == 0 && r > 0 {
-			p.last = int(r)
-			return p.last, nil
+			p.missed = 0
+			return int(r), nil
+		}
+		if p.missed++; p.missed >= mostMissed {
+			p.blind = blindWaits
 		}
 	}
 	// Who was made runnable by the last batch gets its turn first: with few
@@ -117,9 +135,8 @@ func (p *epoll) wait() (n int, err error) {
 	runtime.Gosched()
 	n, err = unix.EpollWait(p.fd, p.events[:], -1)
 	if err == unix.EINTR {
-		n, err = 0, nil
+		return 0, nil
 	}
-	p.last = n
 	return max(n, 0), os.NewSyscallError("epoll_wait", err)
 }
 

@@ -24,6 +24,9 @@ const (
 
 // Handler receives what a Poller sees, on the goroutine that is in Run.
 type Handler interface {
+	// Coming tells that Ready will be called for fd shortly, so that what is known
+	// of it can be fetched from memory meanwhile. It is a hint, and may be missing.
+	Coming(fd int)
 	// Ready reports a registered descriptor.
 	Ready(fd int, ev Events)
 	// Served follows one or more calls of Ready that came together: what they

@@ -29,6 +29,8 @@ func (r *recorder) Ready(fd int, ev poll.Events) {
 	}
 }
 
+func (r *recorder) Coming(int) {}
+
 func (r *recorder) Served() {
 	if r.served != nil {
 		r.served()

@@ -574,6 +574,8 @@ func (s *watcher) Ready(fd int, ev poll.Events) {
 	}
 }
 
+func (s *watcher) Coming(int) {}
+
 func (s *watcher) Served() {}
 
 func (s *watcher) Expired() {}

@@ -111,6 +111,8 @@ func (e *echoLoop) Woken() {
 	}
 }
 
+func (e *echoLoop) Coming(int) {}
+
 func (e *echoLoop) Served() {}
 
 func (e *echoLoop) Expired() {
