@@ -1,7 +1,7 @@
 // Package load runs the load generator: the C program in epoll, the head of
 // whose load.c says how it works and what it checks.
 //
-// A [Mode] is what it does: [Echo], [Idle], [Room], [Broadcast] or [Churn]. A
+// A [Mode] is what it does: [Echo], [Open], [Idle], [Room], [Broadcast] or [Churn]. A
 // [Session] is one such load on one server. Its connections stay open until
 // [Session.End], and nothing goes over them but in its windows, so that many
 // servers can be loaded in turn, each for a moment, while nothing else about
@@ -64,6 +64,14 @@ type Echo struct {
 	Window time.Duration
 }
 
+// Open asks for frames that are echoed, Rate of them a second over all connections,
+// whatever the answers do. What its windows count is what was due in them.
+type Open struct {
+	Conns, Payload int
+	Rate           float64
+	Warmup         time.Duration
+}
+
 // Idle asks for connections that beat once an interval each, between windows,
 // too.
 type Idle struct {
@@ -97,6 +105,10 @@ type Churn struct {
 
 func (e Echo) arguments() ([]string, time.Duration) {
 	return []string{"echo", "-c", strconv.Itoa(e.Conns), "-d", strconv.Itoa(e.Depth), "-s", strconv.Itoa(e.Payload)}, e.Warmup
+}
+
+func (o Open) arguments() ([]string, time.Duration) {
+	return []string{"open", "-c", strconv.Itoa(o.Conns), "-R", strconv.FormatFloat(o.Rate, 'f', -1, 64), "-s", strconv.Itoa(o.Payload)}, o.Warmup
 }
 
 func (i Idle) arguments() ([]string, time.Duration) {
@@ -136,6 +148,11 @@ type Result struct {
 	LoadCPU   int64 `json:"load_cpu_ns"`
 	// MachineCPU is what all processes used, by the kernel's coarse ticks.
 	MachineCPU int64 `json:"machine_cpu_ns"`
+	// Of Open: the percentiles of the latency in µs, from when a message was due,
+	// and of how late the load was itself. Of several windows, the latest one's.
+	P50  float64 `json:"p50_us,omitempty"`
+	P99  float64 `json:"p99_us,omitempty"`
+	Late float64 `json:"sent_late_p99_us,omitempty"`
 }
 
 // Plus is what r and another window of the same load saw together.

@@ -49,6 +49,7 @@ func TestModes(t *testing.T) {
 		{"broadcast", control.Broadcast, load.Broadcast{Conns: 50, Depth: 1, Payload: 64}, 50},
 		{"broadcast", control.Broadcast, load.Broadcast{Conns: 20, Depth: 7, Payload: 9}, 20},
 		{"churn", control.Echo, load.Churn{AtOnce: 8, Payload: 64}, 1},
+		{"open", control.Echo, load.Open{Conns: 20, Payload: 64, Rate: 2000}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -101,6 +102,7 @@ func TestRefused(t *testing.T) {
 		load.Room{Conns: 10, Members: 3, Depth: 1, Payload: 64},
 		load.Room{Conns: 9, Members: 3, Depth: 4, Payload: 64},
 		load.Broadcast{Conns: 9, Depth: 1, Payload: 7},
+		load.Open{Conns: 1, Payload: 1},
 	} {
 		if s, err := program.Start(t.Context(), proc.AnyCPU, load.Target{Port: 1}, m); err == nil {
 			t.Errorf("%+v is accepted", m)
@@ -317,6 +319,37 @@ func TestSlowServer(t *testing.T) {
 	r, err := s.Window(slice)
 	if err != nil || r.Messages == 0 || r.Seconds < 2*slice.Seconds() {
 		t.Errorf("window %+v, %v", r, err)
+	}
+	if err := s.End(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server that stands still is sent what is due all the same, and what waits for
+// it counts from when it was due: as many messages as the rate says, and the
+// slowest nearly as late as the pause is long.
+func TestOpenLoop(t *testing.T) {
+	program := build(t)
+	const pause, window, messages = 200 * time.Millisecond, 600 * time.Millisecond, 600
+	stands := sync.OnceFunc(func() { time.Sleep(pause) })
+	l := &liar{work: control.Echo, lie: func(_ *guest, n int, frame []byte) []byte {
+		if n == 12 { // each of 20 connections has a message every 20 ms
+			stands() // being slow is the point
+		}
+		return frame
+	}}
+	s, err := program.Start(t.Context(), proc.AnyCPU, load.Target{Port: l.start(t), PID: 1},
+		load.Open{Conns: 20, Payload: 64, Rate: messages / window.Seconds()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Window(window)
+	if err != nil || r.Messages < messages-2 || r.Messages > messages+2 {
+		t.Errorf("window %+v, %v", r, err)
+	}
+	const micro = float64(time.Microsecond)
+	if r.P99 < 0.9*float64(pause)/micro || r.P50 <= 0 || r.P50 > r.P99 {
+		t.Errorf("latencies of %v and %v µs with a pause of %v", r.P50, r.P99, pause)
 	}
 	if err := s.End(); err != nil {
 		t.Error(err)

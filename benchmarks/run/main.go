@@ -32,7 +32,7 @@ import (
 func main() {
 	c := config{progress: os.Stderr}
 	flag.IntVar(&c.rounds, "n", 15, "rounds: how often every server is measured by every workload, at least 5 for figures worth keeping")
-	flag.StringVar(&c.servers, "servers", "", "comma-separated servers (default "+defaultServers+", and netty in two workloads where it can be built)")
+	flag.StringVar(&c.servers, "servers", "", "comma-separated servers (default "+defaultServers+", and netty in one workload where it can be built)")
 	flag.StringVar(&c.workloads, "workloads", "", "comma-separated workloads (default all)")
 	flag.Uint64Var(&c.seed, "seed", 0, "of all orders and the bootstrap (default random)")
 	flag.BoolVar(&c.smoke, "smoke", false, "a tiny run that only shows that everything works; writes nothing unless -out is given")

@@ -118,10 +118,10 @@ func (c config) able(w workload, all []peers.Peer) (able []peers.Peer, err error
 //	+ C × E × (1.2 S + 5 ms + 10 µs × N), since a window begins with a fifth of its length
 //	  and ends with all that is under way
 //
-// With default servers this makes rounds of about 231 s, 59 minutes for 15:
+// With default servers this makes rounds of about 200 s, 50 minutes for 15:
 //
 //	echo-64 with netty's 8 s of warm-up 22, echo-64-depth-1, -4k, -64k, room, churn 10 to 12 each, echo-10k-conns 29,
-//	broadcast 27, heartbeat 52 (netty again), open 25, growth 18, scaling 3 s; deadpeer 34 s in every fifth round
+//	broadcast 27, heartbeat 22, open 21, growth 18, scaling 3 s; deadpeer 34 s in every fifth round
 func estimate(plans []*measured) (total time.Duration) {
 	for _, m := range plans {
 		total += time.Duration(m.Rounds) * m.perRound()
@@ -151,12 +151,13 @@ func (m *measured) perRound() (d time.Duration) {
 // processor.
 func measure(ctx context.Context, c config, t *tools, plans []*measured) (shared bool, err error) {
 	var all []peers.Peer
-	pulsebench := false
+	pulsebench, paced := false, false
 	for _, m := range plans {
 		for _, e := range m.Entries {
 			all = append(all, e.Peer)
 		}
 		pulsebench = pulsebench || slices.Contains(throughPulsebench, m.name)
+		paced = paced || m.name == atRate
 	}
 	floor, err := peers.Lookup(peers.Floor)
 	if err != nil {
@@ -173,8 +174,10 @@ func measure(ctx context.Context, c config, t *tools, plans []*measured) (shared
 		}
 	}
 	random := rand.New(rand.NewPCG(c.seed, 0))
-	if err := t.pace(ctx, c, bench, floor, random); err != nil {
-		return bench.Shared, err
+	if paced {
+		if err := t.pace(ctx, c, bench, floor, random); err != nil {
+			return bench.Shared, err
+		}
 	}
 	if !c.smoke {
 		fmt.Fprintf(c.progress, "about %v from now\n", estimate(plans).Round(time.Minute))
@@ -198,16 +201,16 @@ func measure(ctx context.Context, c config, t *tools, plans []*measured) (shared
 }
 
 // throughPulsebench are the workloads that need the program.
-var throughPulsebench = []string{"open", "deadpeer"}
+var throughPulsebench = []string{"deadpeer"}
+
+// atRate is the workload that needs a rate.
+const atRate = "open"
 
 // pace measures what the floor does in a closed loop, from which the rate of the
 // open loop follows: with one message under way on each connection, since there
 // are hardly ever two of them in an open loop, and messages that come together
 // cost half as much.
 func (t *tools) pace(ctx context.Context, c config, bench *rounds.Bench, floor []peers.Peer, random *rand.Rand) error {
-	if t.pulsebench == "" {
-		return nil
-	}
 	if c.smoke {
 		t.rate = 2000
 		return nil

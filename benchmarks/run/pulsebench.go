@@ -12,11 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pulsewheel/pulsewheel/benchmarks/internal/control"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/proc"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
 	"github.com/pulsewheel/pulsewheel/benchmarks/load"
-	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
 )
 
 // tools are what some workloads need beside servers and load. They are there
@@ -148,71 +146,3 @@ type benching struct {
 
 func (b benching) Window(d time.Duration) (rounds.Seen, error) { return b.window(d) }
 func (b benching) End() error                                  { return nil }
-
-var (
-	p99 = rounds.Figure{Key: "p99_us", Name: "99th percentile of the latency", Unit: "µs"}
-	p50 = rounds.Figure{Key: "p50_us", Name: "median latency", Unit: "µs"}
-)
-
-// capacity is the part of the floor's closed loop that is the open loop's rate.
-const capacity = 0.5
-
-// open sends at a fixed rate, whatever the answers do. Its windows are of about a
-// second, since a percentile needs many messages.
-func open(name string, conns int) workload {
-	return workload{
-		name: name,
-		title: fmt.Sprintf("Open loop: 64 B over %d connections at %.0f %% of the rate that the floor has in a closed loop; latency from when a message was due",
-			conns, 100*capacity),
-		work:    control.Echo,
-		figures: []rounds.Figure{p99, p50, rounds.CPU("message")},
-		cycles:  2, slice: 300 * time.Millisecond, extra: 1300 * time.Millisecond,
-		entries: func(t *tools, found []peers.Peer, smoke bool) []rounds.Entry {
-			conns := conns
-			if smoke {
-				conns = 20
-			}
-			return rounds.Entries(found, func(ctx context.Context, at rounds.Site) (rounds.Session, error) {
-				return benching{func(d time.Duration) (rounds.Seen, error) {
-					const drain = 2 * time.Second
-					o, err := t.run(ctx, at, d+time.Minute, "-workload", "open", "-conns", strconv.Itoa(conns), "-payload", "64",
-						"-rate", strconv.FormatFloat(t.rate, 'f', 0, 64), "-warmup", (d / 4).String(), "-duration", d.String(), "-drain", drain.String())
-					if err != nil {
-						return rounds.Seen{}, err
-					}
-					seen := o.seen(name, conns)
-					if o.Latency == nil || o.Counters.Messages == 0 {
-						return seen, fmt.Errorf("no message was answered: %s", strings.Join(o.Problems, "; "))
-					}
-					seen.Figures[p99.Key], seen.Figures[p50.Key] = o.Latency.P99, o.Latency.P50
-					if o.Counters.Unanswered > 0 {
-						seen.Notes = append(seen.Notes, "it does not keep up with the rate")
-					} else {
-						seen.Notes = append(seen.Notes, o.Problems...)
-					}
-					return seen, settle(ctx, at.Server)
-				}}, nil
-			})
-		},
-	}
-}
-
-// settle waits until a server has nothing more to do, so that what it was late
-// with does not fall into the next one's window.
-func settle(ctx context.Context, server *peers.Running) error {
-	const still, limit = 30 * time.Millisecond, 10 * time.Second
-	before, err := server.CPUTime()
-	for deadline := time.Now().Add(limit); err == nil && time.Now().Before(deadline); {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(still):
-		}
-		var now time.Duration
-		if now, err = server.CPUTime(); now-before < still/10 {
-			break
-		}
-		before = now
-	}
-	return err
-}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"time"
@@ -63,7 +64,7 @@ var workloads = []workload{
 	broadcast("broadcast", 10_000),
 	churn("churn", 64),
 	heartbeat("heartbeat", 15_000),
-	open("open", 1000),
+	open(atRate, 1000),
 	deadPeer("deadpeer", 200),
 	growth("growth", 100, 1_000, 10_000, 18_000),
 	scaling("scaling", 1000),
@@ -133,6 +134,36 @@ func churn(name string, atOnce int) workload {
 		cycles:  cycles, slice: slice, conns: atOnce,
 		entries: everyone(load.Churn{AtOnce: atOnce, Payload: 64, Warmup: warmup},
 			load.Churn{AtOnce: 4, Payload: 64}),
+	}
+}
+
+var (
+	p99 = rounds.Figure{Key: "p99_us", Name: "99th percentile of the latency", Unit: "µs"}
+	p50 = rounds.Figure{Key: "p50_us", Name: "median latency", Unit: "µs"}
+)
+
+// capacity is the part of the floor's closed loop that is the open loop's rate.
+const capacity = 0.5
+
+// open sends at a fixed rate, whatever the answers do. Its windows are longer than
+// those of closed loops, since a percentile needs many messages.
+func open(name string, conns int) workload {
+	return workload{
+		name: name,
+		title: fmt.Sprintf("Open loop: 64 B over %d connections at %.0f %% of the rate that the floor has in a closed loop with one message under way on each; latency from when a message was due",
+			conns, 100*capacity),
+		work:    control.Echo,
+		figures: []rounds.Figure{p99, p50, rounds.CPU("message")},
+		cycles:  cycles, slice: 3 * slice, conns: conns,
+		entries: func(t *tools, found []peers.Peer, smoke bool) []rounds.Entry {
+			return rounds.Entries(found, func(ctx context.Context, at rounds.Site) (rounds.Session, error) {
+				o := load.Open{Conns: conns, Payload: 64, Rate: t.rate, Warmup: warmup}
+				if smoke {
+					o.Conns, o.Warmup = 20, 0
+				}
+				return rounds.Mode(o)(ctx, at)
+			})
+		},
 	}
 }
 

@@ -140,7 +140,11 @@ type windows struct{ *load.Session }
 
 func (w windows) Window(d time.Duration) (Seen, error) {
 	r, err := w.Session.Window(d)
-	return Seen{Result: r}, err
+	seen := Seen{Result: r}
+	if r.P99 > 0 {
+		seen.Figures = map[string]float64{"p50_us": r.P50, "p99_us": r.P99}
+	}
+	return seen, err
 }
 
 // check says what cannot be measured.

@@ -41,14 +41,21 @@ struct mode {
 	int opens;
 	/* windows begin and end when nothing is under way */
 	int whole;
+	/* it counts what was due between two times, and prints what it has learnt; or
+	 * NULL */
+	void (*span)(double from, double to);
+	void (*figures)(void);
+	/* it stays awake, because what is due must not be late; its CPU time is then
+	 * without the turns in which nothing happened */
+	int awake;
 };
 
 static struct {
 	int port, conns, depth, room;
 	uint32_t payload;
-	double warmup, interval, hold;
+	double warmup, interval, hold, rate;
 	pid_t server;
-} opt = {.conns = 1000, .depth = 1, .room = 21, .payload = 64, .warmup = 0.5, .interval = 10, .hold = 300};
+} opt = {.conns = 1000, .depth = 1, .room = 21, .payload = 64, .warmup = 0.5, .interval = 10, .hold = 300, .rate = 1000};
 
 static const struct mode *mode;
 static int ep;
@@ -195,7 +202,7 @@ static void hear(void)
 static void beat_event(struct conn *c);
 
 /* Standard input's events carry a NULL. */
-static void turn(int timeout_ms)
+static int turn(int timeout_ms)
 {
 	static struct epoll_event events[EVENTS];
 	int n = epoll_wait(ep, events, EVENTS, timeout_ms);
@@ -210,4 +217,5 @@ static void turn(int timeout_ms)
 		else
 			mode->event(c, events[i].events);
 	}
+	return n;
 }

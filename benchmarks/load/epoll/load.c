@@ -6,6 +6,7 @@
  *	frames.c  content, and how it is compared
  *	idle.c    heartbeats
  *	echo.c    frames that come back
+ *	open.c    the same at a fixed rate, and how long they take
  *	group.c   messages that go to many: room and broadcast
  *	churn.c   connections that come and go
  *
@@ -55,6 +56,7 @@
 #include "frames.c"
 #include "idle.c"
 #include "echo.c"
+#include "open.c"
 #include "group.c"
 #include "churn.c"
 
@@ -91,6 +93,8 @@ static void open_all(void)
 	}
 }
 
+static double spun; /* seconds of turns in which nothing happened */
+
 /* One turn, which ends at that time at the latest. */
 static void turn_until(double limit)
 {
@@ -100,7 +104,10 @@ static void turn_until(double limit)
 		if (next < wait)
 			wait = next;
 	}
-	turn(wait <= 0 ? 0 : wait < 0.1 ? (int)(wait * 1000) + 1 : 100);
+	if (!mode->awake || !granting)
+		turn(wait <= 0 ? 0 : wait < 0.1 ? (int)(wait * 1000) + 1 : 100);
+	else if (turn(0) == 0 && wait > 0)
+		spun += now() - t;
 }
 
 static void go_on_until(double limit)
@@ -134,11 +141,12 @@ struct mark {
 	double at;
 	unsigned long long counted, reads, writes;
 	long long server, own, machine;
+	double spun;
 };
 
 static struct mark mark(void)
 {
-	return (struct mark){now(), counted, reads, writes, server_cpu_ns(), cpu_ns(CLOCK_PROCESS_CPUTIME_ID), machine_ns()};
+	return (struct mark){now(), counted, reads, writes, server_cpu_ns(), cpu_ns(CLOCK_PROCESS_CPUTIME_ID), machine_ns(), spun};
 }
 
 static void report(struct mark a, struct mark b)
@@ -148,10 +156,13 @@ static void report(struct mark a, struct mark b)
 		printf("\"interval_s\":%g,", opt.interval);
 	else
 		printf("\"depth\":%d,\"payload\":%u,", opt.depth, opt.payload);
+	if (mode->figures != NULL)
+		mode->figures();
+	long long idle_ns = (long long)((b.spun - a.spun) * 1e9);
 	printf("\"warmup_s\":%g,\"seconds\":%.6f,\"messages\":%llu,\"reads\":%llu,\"writes\":%llu,"
 	       "\"server_cpu_ns\":%lld,\"load_cpu_ns\":%lld,\"machine_cpu_ns\":%lld}\n",
 	       opt.warmup, b.at - a.at, b.counted - a.counted, b.reads - a.reads, b.writes - a.writes,
-	       b.server - a.server, b.own - a.own, b.machine - a.machine);
+	       b.server - a.server, b.own - a.own - idle_ns, b.machine - a.machine - idle_ns);
 	fflush(stdout);
 }
 
@@ -169,7 +180,7 @@ static void await_first(unsigned long long before)
 
 static void window(double seconds)
 {
-	double settled = mode->due == NULL ? now() + seconds / 5 : 0;
+	double settled = mode->due == NULL || mode->span != NULL ? now() + seconds / 5 : 0;
 	grant();
 	go_on_until(settled);
 	if (mode->whole) {
@@ -182,10 +193,14 @@ static void window(double seconds)
 		return;
 	}
 	struct mark a = mark();
+	if (mode->span != NULL)
+		mode->span(a.at, a.at + seconds);
 	go_on(seconds);
 	await_first(a.counted);
 	struct mark b = mark();
 	drain();
+	if (mode->span != NULL)
+		b.counted = counted; /* with answers that came after the window */
 	report(a, b);
 }
 
@@ -215,7 +230,7 @@ static void serve_windows(void)
 			fail("%u heartbeats were not answered within %d s", beating, DRAIN_LIMIT);
 }
 
-static const struct mode *const modes[] = {&echo, &idle, &room, &broadcast, &churn};
+static const struct mode *const modes[] = {&echo, &idle, &room, &broadcast, &churn, &open_loop};
 
 static void usage(void)
 {
@@ -224,6 +239,7 @@ static void usage(void)
 	      "  idle:            [-i interval s]\n"
 	      "  room, broadcast: [-d messages under way in each room, or of all] [-s payload bytes] [-r members of a room]\n"
 	      "  churn:           [-s payload bytes]; -c cycles are under way\n"
+	      "  open:            [-R messages a second] [-s payload bytes]\n"
 	      "Each line on standard input is the length of a window in seconds.\n",
 	      stderr);
 	exit(2);
@@ -235,7 +251,7 @@ static int plausible(void)
 	int most = mode == &room ? opt.room : opt.conns;
 	if (opt.port <= 0 || opt.port > 65535 || opt.conns <= 0 || opt.depth <= 0 || opt.payload < 1 ||
 	    opt.payload > MAX_PAYLOAD || !(opt.warmup >= 0) || opt.warmup > 3600 || !(opt.interval > 0) ||
-	    !(opt.hold > 0) || opt.hold > 3600)
+	    !(opt.hold > 0) || opt.hold > 3600 || !(opt.rate >= 1) || opt.rate > 1e7)
 		return 0;
 	if (mode == &room && (opt.room < 2 || opt.conns % opt.room != 0))
 		return 0;
@@ -250,7 +266,7 @@ int main(int argc, char **argv)
 	if (mode == NULL)
 		usage();
 	argc--, argv++;
-	for (int o; (o = getopt(argc, argv, "p:P:c:w:d:s:r:i:H:")) != -1;)
+	for (int o; (o = getopt(argc, argv, "p:P:c:w:d:s:r:i:H:R:")) != -1;)
 		switch (o) {
 		case 'p': opt.port = atoi(optarg); break;
 		case 'P': opt.server = (pid_t)atoi(optarg); break;
@@ -260,6 +276,7 @@ int main(int argc, char **argv)
 		case 's': opt.payload = (uint32_t)strtoul(optarg, NULL, 10); break;
 		case 'r': opt.room = atoi(optarg); break;
 		case 'i': opt.interval = atof(optarg); break;
+		case 'R': opt.rate = atof(optarg); break;
 		case 'H': opt.hold = atof(optarg); break;
 		default: usage();
 		}

