@@ -238,15 +238,18 @@ func TestErrorsCostNoInput(t *testing.T) {
 	}
 }
 
+// benchmarked are the codecs of the benchmarks.
+var benchmarked = []struct {
+	name    string
+	factory codec.Factory
+}{
+	{"native", codec.Native{}},
+	{"length4", codec.Length4()},
+	{"base128", codec.LengthField{Size: codec.Base128, Strip: codec.StripHeader}},
+}
+
 func BenchmarkDecode(b *testing.B) {
-	for _, test := range []struct {
-		name    string
-		factory codec.Factory
-	}{
-		{"native", codec.Native{}},
-		{"length4", codec.Length4()},
-		{"base128", codec.LengthField{Size: codec.Base128, Strip: codec.StripHeader}},
-	} {
+	for _, test := range benchmarked {
 		b.Run("codec="+test.name+"/payload=64B", func(b *testing.B) {
 			c := mustCodec(b, test.factory)
 			frame, err := c.Append(nil, codec.Data, make([]byte, 64))
@@ -257,6 +260,21 @@ func BenchmarkDecode(b *testing.B) {
 			for b.Loop() {
 				if _, n, _, err := c.Decode(frame); n != len(frame) || err != nil {
 					b.Fatal(n, err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	for _, test := range benchmarked {
+		b.Run("codec="+test.name+"/payload=64B", func(b *testing.B) {
+			c := mustCodec(b, test.factory)
+			dst, payload := make([]byte, 0, 128), make([]byte, 64)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.Append(dst, codec.Data, payload); err != nil {
+					b.Fatal(err)
 				}
 			}
 		})

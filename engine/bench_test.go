@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"github.com/pulsewheel/pulsewheel/codec"
@@ -154,5 +156,109 @@ func BenchmarkTurn(b *testing.B) {
 				})
 			})
 		}
+	}
+}
+
+// BenchmarkPost is a letter to a loop and the function that it makes run, from one
+// goroutine and from several.
+func BenchmarkPost(b *testing.B) {
+	for _, parallel := range []bool{false, true} {
+		b.Run(fmt.Sprintf("parallel=%t", parallel), func(b *testing.B) {
+			k := newBenchKernel(1, nil)
+			loop := benchServer(b, k, engine.Handler{}).Loops()[0]
+			var ran atomic.Int64
+			f := func() { ran.Add(1) }
+			post := func(more func() bool) {
+				for more() {
+					if err := loop.Post(f); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			}
+			b.ReportAllocs()
+			if parallel {
+				b.RunParallel(func(p *testing.PB) { post(p.Next) })
+			} else {
+				post(b.Loop)
+			}
+			for ran.Load() < int64(b.N) {
+				k.poller.on(poll.Handler.Woken)
+			}
+		})
+	}
+}
+
+// BenchmarkSend is a message from a goroutine that is not the loop's, up to the
+// kernel, to one connection after another.
+func BenchmarkSend(b *testing.B) {
+	for _, conns := range []int{1, 10_000} {
+		b.Run(fmt.Sprintf("from=goroutine/conns=%d", conns), func(b *testing.B) {
+			k := newBenchKernel(conns, nil)
+			srv := benchServer(b, k, engine.Handler{})
+			var all []*engine.Conn
+			srv.Range(func(c *engine.Conn) bool {
+				all = append(all, c)
+				return true
+			})
+			payload := make([]byte, 64)
+			at := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				for all[at].Send(payload) == engine.ErrBacklog {
+					k.poller.on(poll.Handler.Woken) // it has no turn by itself so soon
+				}
+				at = (at + 1) % len(all)
+			}
+			k.poller.on(poll.Handler.Woken)
+		})
+	}
+}
+
+// BenchmarkBroadcast is one message to all connections. What it allocates does not
+// depend on their number.
+func BenchmarkBroadcast(b *testing.B) {
+	for _, conns := range []int{100, 10_000} {
+		b.Run(fmt.Sprintf("conns=%d", conns), func(b *testing.B) {
+			k := newBenchKernel(conns, nil)
+			srv := benchServer(b, k, engine.Handler{})
+			payload := make([]byte, 64)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := srv.Broadcast(payload); err != nil {
+					b.Fatal(err)
+				}
+				k.poller.on(poll.Handler.Woken)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(conns), "ns/delivery")
+			if got := srv.Stats().Total.Broadcasts; got < uint64(b.N*conns) {
+				b.Errorf("%d deliveries of %d broadcasts to %d", got, b.N, conns)
+			}
+		})
+	}
+}
+
+// BenchmarkDo is a task on a worker, of one connection after another.
+func BenchmarkDo(b *testing.B) {
+	const conns = 100
+	k := newBenchKernel(conns, nil)
+	srv := benchServer(b, k, engine.Handler{})
+	var all []*engine.Conn
+	srv.Range(func(c *engine.Conn) bool {
+		all = append(all, c)
+		return true
+	})
+	var done atomic.Int64
+	task := func() { done.Add(1) }
+	at := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		for all[at].Do(task) == engine.ErrBusy {
+			runtime.Gosched()
+		}
+		at = (at + 1) % conns
+	}
+	for done.Load() < int64(b.N) {
+		runtime.Gosched()
 	}
 }
