@@ -17,8 +17,9 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers/netty"
 )
 
-// defaultServers leaves out variants that differ in nothing these workloads see.
-const defaultServers = "cfloor,gnet,gnet@2,gnet-opt,nbio,netpoll,gev,evio,std,zinx,pulsewheel"
+// defaultServers has each server with the GOMAXPROCS that suits it better, gnet with
+// both: that varies with the workload.
+const defaultServers = "cfloor,gnet,gnet@2,gnet-opt@2,nbio@2,netpoll,gev@2,evio@2,std,zinx,pulsewheel"
 
 // slowServer joins the default servers where it can be built, in some workloads
 // only: it takes seconds to become as fast as it gets.

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pulsewheel/pulsewheel/internal/lack"
 	"github.com/pulsewheel/pulsewheel/internal/leak"
 )
@@ -200,6 +202,10 @@ func TestStrays(t *testing.T) {
 	}
 	if _, err := os.Stat(folder + "/" + name); err != nil {
 		t.Fatalf("the child left nothing: %v", err)
+	}
+	// Its files are closed a moment before it is dead. WNOWAIT leaves it a zombie.
+	if err := unix.Waitid(unix.P_PID, child.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
 	}
 	newNet(t)
 	if _, err := os.Stat(folder + "/" + name); !errors.Is(err, os.ErrNotExist) {
