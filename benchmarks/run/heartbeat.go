@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/control"
@@ -21,10 +20,6 @@ var (
 	peak      = rounds.Figure{Key: "peak_bytes", Name: "memory per connection, peak without a forced collection", Unit: "B"}
 )
 
-// beaters are the servers of heartbeat. One after the other, and with so many
-// connections, each takes 5 s a round; benchmarks/idle measures all of them.
-var beaters = []string{peers.Floor, "gnet", "gnet@2", "std", ours}
-
 // heartbeat is one server after the other: beats cannot stop for a moment.
 func heartbeat(name string, conns int) workload {
 	return workload{
@@ -34,7 +29,6 @@ func heartbeat(name string, conns int) workload {
 		figures: []rounds.Figure{rounds.CPU("heartbeat"), collected, peak},
 		order:   rounds.InTurn, slice: 1500 * time.Millisecond, conns: conns,
 		entries: func(_ *tools, found []peers.Peer, smoke bool) []rounds.Entry {
-			found = slices.DeleteFunc(slices.Clone(found), func(p peers.Peer) bool { return !slices.Contains(beaters, p.Name) })
 			idle := load.Idle{Conns: conns, Interval: time.Second, Warmup: 500 * time.Millisecond}
 			if smoke {
 				idle.Conns, idle.Warmup = 20, 0

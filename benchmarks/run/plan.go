@@ -21,6 +21,9 @@ import (
 // both: that varies with the workload.
 const defaultServers = "cfloor,gnet,gnet@2,gnet-opt@2,nbio@2,netpoll,gev@2,evio@2,std,zinx,pulsewheel"
 
+// fewServers are those of workloads in which each takes seconds a round.
+var fewServers = []string{peers.Floor, "gnet", "gnet@2", "std", ours}
+
 // slowServer joins the default servers where it can be built, in some workloads
 // only: it takes seconds to become as fast as it gets.
 const slowServer = "netty"
@@ -104,6 +107,9 @@ func (c config) able(w workload, all []peers.Peer) (able []peers.Peer, err error
 		all = slices.Concat(all, slow)
 	}
 	for _, p := range all {
+		if w.few && c.servers == "" && !slices.Contains(fewServers, p.Name) {
+			continue
+		}
 		if p, err := p.For(w.work); err == nil {
 			able = append(able, p)
 		}
@@ -119,10 +125,10 @@ func (c config) able(w workload, all []peers.Peer) (able []peers.Peer, err error
 //	+ C × E × (1.2 S + 5 ms + 10 µs × N), since a window begins with a fifth of its length
 //	  and ends with all that is under way
 //
-// With default servers this makes rounds of about 200 s, 50 minutes for 15:
+// With default servers this makes rounds of about 175 s, 45 minutes for 15:
 //
 //	echo-64 with netty's 8 s of warm-up 22, echo-64-depth-1, -4k, -64k, room, churn 10 to 12 each, echo-10k-conns 29,
-//	broadcast 27, heartbeat 22, open 21, growth 18, scaling 3 s; deadpeer 34 s in every fifth round
+//	broadcast 12, heartbeat 22, open 21, scaling 3 s; growth 18 s in every second, deadpeer 34 s in every fifth round
 func estimate(plans []*measured) (total time.Duration) {
 	for _, m := range plans {
 		total += time.Duration(m.Rounds) * m.perRound()

@@ -155,7 +155,7 @@ func (r report) summary() string {
 				b.WriteString(" – |")
 				continue
 			}
-			fmt.Fprintf(&b, " %.2f [%.2f, %.2f] |", s.Median, s.Low, s.High)
+			fmt.Fprintf(&b, " %.2f |", s.Median)
 		}
 		b.WriteString("\n")
 	}

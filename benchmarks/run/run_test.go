@@ -173,10 +173,20 @@ func TestTargets(t *testing.T) {
 	for want, s := range map[string]stats.Summary{
 		unknown: {},
 		holds:   {Median: 1, Low: 0.9, High: 1.1, N: 1},
-		unsure:  {Median: 1, Low: 0.9, High: 1.2, N: 1},
+		narrow:  {Median: 1, Low: 0.9, High: 1.2, N: 1},
 		misses:  {Median: 1.11, Low: 1, High: 1.2, N: 1},
 	} {
 		if got := verdict(s, 1.1); got != want {
+			t.Errorf("%v: %q, want %q", s, got, want)
+		}
+	}
+	for want, s := range map[string]stats.Summary{
+		unknown: {},
+		holds:   {Median: 0.9, Low: 0.8, High: 0.99, N: 1},
+		unsure:  {Median: 0.9, Low: 0.8, High: 1, N: 1},
+		misses:  {Median: 1, Low: 0.9, High: 1.2, N: 1},
+	} {
+		if got := below(s); got != want {
 			t.Errorf("%v: %q, want %q", s, got, want)
 		}
 	}

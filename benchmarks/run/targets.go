@@ -26,16 +26,17 @@ type judgement struct {
 	holds string
 }
 
-// Verdicts. "At most" and "below" mean the whole interval; "not above" means that
-// not all of the interval is above.
+// Verdicts. "At most" is about the median, "below" about the whole interval; "not
+// above" means that not all of the interval is above.
 const (
 	holds   = "**holds**"
+	narrow  = "**holds**, but not for the whole interval"
 	misses  = "does not hold"
 	unsure  = "does not hold: the median does, but not the whole interval"
 	unknown = "–"
 )
 
-// verdict judges an interval that has to lie within a bound.
+// verdict judges a median that has to lie within a bound.
 func verdict(s stats.Summary, bound float64) string {
 	switch {
 	case s.N == 0:
@@ -43,6 +44,19 @@ func verdict(s stats.Summary, bound float64) string {
 	case s.High <= bound:
 		return holds
 	case s.Median <= bound:
+		return narrow
+	}
+	return misses
+}
+
+// below judges an interval that has to lie below 1.
+func below(s stats.Summary) string {
+	switch {
+	case s.N == 0:
+		return unknown
+	case s.High < 1:
+		return holds
+	case s.Median < 1:
 		return unsure
 	}
 	return misses
@@ -100,8 +114,7 @@ func belowEvery(m *measured) judgement {
 	if name == "" {
 		return judgement{"no peer was measured", unknown}
 	}
-	// Below, not at most: an interval that ends at 1 is not.
-	return judgement{fmt.Sprintf("nearest is %s: × %v", name, nearest), verdict(nearest, math.Nextafter(1, 0))}
+	return judgement{fmt.Sprintf("nearest is %s: × %v", name, nearest), below(nearest)}
 }
 
 func notAboveBest(m *measured) judgement {
@@ -169,7 +182,7 @@ func detection(m *measured) judgement {
 func (r report) targets() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## Targets\n\nWhat this project has set out to reach, by the samples above: CPU per message where nothing else is said, "+
-		"median [95 %% bootstrap interval] of the ratios. \"At most\" and \"below\" hold if the whole interval is, \"not above\" if not all of it is above.\n\n"+
+		"median [95 %% bootstrap interval] of the ratios. \"At most\" holds if the median is, \"below\" if the whole interval is, \"not above\" if not all of it is above.\n\n"+
 		"| workload | wanted | measured | |\n| --- | --- | --- | --- |\n")
 	for _, t := range targets {
 		i := slices.IndexFunc(r.measured, func(m *measured) bool { return m.name == t.workload })

@@ -28,6 +28,9 @@ type workload struct {
 	entries func(t *tools, found []peers.Peer, smoke bool) []rounds.Entry
 	// slow says that it has a server, too, that must be warm first (see slowServer).
 	slow bool
+	// few says that of the default servers only those are measured whose figures have
+	// something to be measured against, because each takes seconds a round.
+	few bool
 	// own says that its entries are not one for each server, so that it has no
 	// column in the summary.
 	own bool
@@ -61,9 +64,9 @@ var workloads = []workload{
 	echo("echo-64k", 200, 2, 64<<10, cycles, slice),
 	echo("echo-10k-conns", 10_000, 1, 64, cyclesOfMany, sliceOfMany),
 	room("room", 48, 21),
-	broadcast("broadcast", 10_000),
+	few(broadcast("broadcast", 10_000)),
 	churn("churn", 64),
-	heartbeat("heartbeat", 15_000),
+	few(heartbeat("heartbeat", 15_000)),
 	open(atRate, 1000),
 	deadPeer("deadpeer", 200),
 	growth("growth", 100, 1_000, 10_000, 18_000),
@@ -72,6 +75,11 @@ var workloads = []workload{
 
 // warmup is for how long each server is loaded before its first window.
 const warmup = 100 * time.Millisecond
+
+func few(w workload) workload {
+	w.few = true
+	return w
+}
 
 func slowly(w workload) workload {
 	w.slow = true
@@ -176,7 +184,7 @@ func growth(name string, counts ...int) workload {
 		figures: []rounds.Figure{rounds.CPU("message")},
 		cycles:  cyclesOfMany, slice: sliceOfMany,
 		against: []string{ours + grown(counts[0]), peers.Floor + grown(counts[0])},
-		own:     true,
+		own:     true, share: 0.5,
 	}
 	for _, n := range counts {
 		w.conns += n / len(counts)
