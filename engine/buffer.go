@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// inbox holds the beginning of a frame until the rest has come. Only then does
-// a connection own an input buffer.
+// inbox holds the beginning of a frame until the rest has come. Only then, and
+// while a large frame is read, does a connection own an input buffer.
 type inbox struct {
 	b    []byte
 	need int // how many bytes the codec wants to see
@@ -32,6 +32,12 @@ func sizeClass(size int) (class, capacity int) {
 	quarter := 1 << power >> 2
 	quarters := (size - 1<<power + quarter - 1) / quarter
 	return 4*power + quarters - 1, 1<<power + quarters*quarter
+}
+
+// classCapacity is the capacity of a class.
+func classCapacity(class int) int {
+	power := class / 4
+	return 1<<power + (class%4+1)*(1<<power>>2)
 }
 
 // keep stores what is left of the input, in in if that has room and is not far too
@@ -285,16 +291,6 @@ func (r *outbufRing) writable() *outbuf {
 	if r.last == nil || r.last.lent != nil || r.last.own != nil {
 		r.append(getOutbuf())
 	}
-	return r.last
-}
-
-// writableFor is writable for a message of that size, which ends in a buffer of
-// its own if it is large.
-func (r *outbufRing) writableFor(size int) *outbuf {
-	if size < largeMessage {
-		return r.writable()
-	}
-	r.append(getLarge(size + maxFraming))
 	return r.last
 }
 

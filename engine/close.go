@@ -24,8 +24,8 @@ var errLinger = fmt.Errorf("not delivered within Linger: %w", os.ErrDeadlineExce
 
 var errGoexit = errors.New("a callback called runtime.Goexit")
 
-// kill marks the connection to end now. It takes effect when the event that is
-// being served unwinds: no callback runs here, and no Message follows.
+// kill marks the connection to end now. It takes effect when the connection is
+// settled: no callback runs here, and no Message follows.
 func (c *Conn) kill(reason Reason, err error) {
 	if c.ending == nil {
 		c.ending = &ending{reason: reason}

@@ -58,9 +58,10 @@ type Conn struct {
 	held    int32      // of them, what counts towards Limits.Budget
 	starved bool       // Send returned ErrBacklog since the last Writable
 
-	// large: its latest frame did not fit the loop's buffer. The loop owns it; it
-	// stands here, like the next, because here is room.
-	large bool
+	// large is the size class of its latest frame that did not fit half of the loop's
+	// buffer, and one more; 0: the latest was smaller. The loop owns it; it stands
+	// here, like the next, because here is room.
+	large uint8
 
 	// answersDue is when the next answer to a ping would be due if they came at
 	// the rate that is answered, in ms, modulo 2^32. The loop owns it.
@@ -272,13 +273,25 @@ func (c *Conn) enqueue(kind codec.Kind, payload []byte) (err error) {
 	if err := c.admit(c.loop.core.limits.Backlog.High); err != nil {
 		return err
 	}
-	p := c.pending.writableFor(len(payload))
+	var p *outbuf
+	large := len(payload) >= largeMessage
+	if large {
+		p = getLarge(len(payload) + maxFraming)
+	} else {
+		p = c.pending.writable()
+	}
 	b, err := c.codec.Append(p.b, kind, payload)
 	if err != nil {
+		if large {
+			p.release()
+		}
 		return err
 	}
 	size := len(b) - len(p.b)
 	p.add(b, message)
+	if large {
+		c.pending.append(p)
+	}
 	c.queue(size, size)
 	return nil
 }
@@ -433,7 +446,7 @@ func (c *Conn) handle(ev poll.Events) {
 		c.blocked = false
 	}
 	switch {
-	case c.phase == gone:
+	case c.phase == gone, c.ending != nil && c.ending.now: // or about to go
 	case c.phase == connecting:
 		c.established()
 	case c.paused && c.ending == nil:

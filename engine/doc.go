@@ -37,7 +37,8 @@
 // A peer can make the engine hold at most one incomplete frame (the codec's
 // maximum), about twice [Backlog].High plus one message of output, [Work].Bytes
 // of messages for a handler that is [Ordered], and a few kilobytes of
-// heartbeats; while it is paused, one read buffer of 64 KiB. All connections
+// heartbeats; while it is paused, one read buffer of 64 KiB, or of the length of its
+// frames where they are longer. All connections
 // together hold [Limits.Budget] of output. Connections above [Limits.MaxConns]
 // wait in the kernel's queue, and so do those above [Admission].Rate. Running
 // out of descriptors parks the listener and nothing else.

@@ -98,3 +98,6 @@ func Held(size int, rest []byte) int {
 
 // SizeClass is the class of a buffer's size.
 func SizeClass(size int) (class, capacity int) { return sizeClass(size) }
+
+// ClassCapacity is the size of a class's buffers.
+func ClassCapacity(class int) int { return classCapacity(class) }

@@ -240,8 +240,8 @@ func (b *broadcast) drop() {
 	}
 }
 
-// distribute gives the message to this loop's members. Where nothing else waits
-// in the loop's mail, it goes straight to those who can take it; otherwise it is
+// distribute gives the message to this loop's members. Where nothing follows it in
+// the batch of letters, it goes straight to those who can take it; otherwise it is
 // entered into their output, so that several leave in one write.
 func (b *broadcast) distribute(l *Loop, members func(l *Loop, f func(*Conn))) {
 	defer b.drop()

@@ -10,8 +10,8 @@ type Handler struct {
 	// Open is the first callback. An error closes the connection, which then
 	// gets its Close like any other, with that error inside.
 	Open func(c *Conn) error
-	// Message receives each data frame, in order. The payload is the loop's
-	// own buffer: it is valid until Message returns, and may be written to.
+	// Message receives each data frame, in order. The payload is in a buffer of
+	// the loop's: it is valid until Message returns, and may be written to.
 	Message func(c *Conn, payload []byte)
 	// Frame receives each frame that is neither data nor heartbeat. What holds
 	// for Message's payload holds for the frame's.

@@ -296,9 +296,9 @@ func (h *tallyHandler) Ready(fd int, ev poll.Events) {
 
 func (h *tallyHandler) Coming(int) {}
 
-func (h *tallyHandler) Served() {
+func (h *tallyHandler) Served() bool {
 	h.k.note(tallyCall{name: "Served", event: true})
-	h.h.Served()
+	return h.h.Served()
 }
 
 func (h *tallyHandler) Woken() {

@@ -1,9 +1,11 @@
 package engine_test
 
 import (
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -104,6 +106,40 @@ func TestLargeFrameMemory(t *testing.T) {
 	}
 }
 
+// A large message that the codec refuses leaves nothing behind, however often it is
+// tried.
+func TestRefusedLargeMessage(t *testing.T) {
+	opened := new(conns)
+	cfg := listenOne(engine.Handler{Open: opened.open}, heartbeat.Config{})
+	cfg.Listeners[0].Codec = codec.Native{MaxPayload: 60_000}
+	srv := serve(t, cfg)
+	peer := rawDial(t, srv)
+	c := opened.wait(t, 1)[0]
+	grown := make(chan int64, 1)
+	payload := make([]byte, 1<<20)
+	if err := c.Post(func() { // on the loop, so that nothing is settled meanwhile
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range 100 {
+			if err := c.Send(payload); !errors.Is(err, codec.ErrTooLarge) {
+				t.Errorf("Send says %v", err)
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		grown <- int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if n := <-grown; n > 16<<20 {
+		t.Errorf("100 messages of 1 MiB that were refused take %d MiB", n>>20)
+	}
+	if err := c.Send([]byte("small")); err != nil {
+		t.Error(err)
+	}
+	expect(t, peer, frame(t, codec.Data, []byte("small")))
+}
+
 // Buffers have room for what they are asked for, a quarter too much at most, and
 // all buffers of a class have the same.
 func TestSizeClasses(t *testing.T) {
@@ -118,7 +154,7 @@ func TestSizeClasses(t *testing.T) {
 			t.Fatalf("class %d, after %d, is of %d and of %d bytes", class, last, had, capacity)
 		}
 		capacities[class], last = capacity, class
-		if again, same := engine.SizeClass(capacity); again != class || same != capacity {
+		if again, same := engine.SizeClass(capacity); again != class || same != capacity || engine.ClassCapacity(class) != capacity {
 			t.Fatalf("%d bytes are of class %d, and its capacity of %d is of class %d", size, class, capacity, again)
 		}
 	}

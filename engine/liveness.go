@@ -36,7 +36,9 @@ func (c *Conn) heard(f codec.Frame) {
 		l.stats.pingsIgnored.Add(1)
 		return
 	}
-	if h := c.profile.handler.Healthy; h == nil || h(c) {
+	h := c.profile.handler.Healthy
+	l.ran = l.ran || h != nil
+	if h == nil || h(c) {
 		c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPong(dst, f.Payload) })
 	}
 }

@@ -24,6 +24,9 @@ const (
 	// handlers that take long, as long as one of them.
 	mostDirty    = 16
 	longestDirty = 50 * time.Microsecond
+	// yieldAfter is how long others wait for the loop's processor at most while no
+	// callback runs.
+	yieldAfter = time.Millisecond
 	// drainBatches bounds how many batches of connections are still accepted
 	// before a listener closes.
 	drainBatches = 64
@@ -77,6 +80,9 @@ type Loop struct {
 	dirtyNext  int
 	dirtySince int64
 	members    []*Conn // that a broadcast is being given to
+
+	ran     bool  // a callback has, since others had the processor
+	yielded int64 // when that was
 
 	listeners  []*listener
 	readBuffer []byte
@@ -246,6 +252,9 @@ func (l *Loop) Ready(fd int, ev poll.Events) {
 	}
 	for _, ln := range l.listeners {
 		if ln.fd == fd {
+			// Who has ended gives back its place, and its descriptor, before somebody
+			// is turned away for want of one.
+			l.settleDirty()
 			l.accept(ln)
 			return
 		}
@@ -266,12 +275,22 @@ func (l *Loop) Coming(fd int) {
 func (l *Loop) touch(c *Conn) { l.fetched += int64(c.fd) + int64(c.answersDue) }
 
 // Served settles the connections that have had events. It is part of
-// poll.Handler.
-func (l *Loop) Served() { l.settleDirty() }
+// poll.Handler. Others may be waiting for the processor once code of the
+// application's has run, and in any case after a while; for each heartbeat it is not
+// worth the scheduler's time.
+func (l *Loop) Served() (yield bool) {
+	l.settleDirty()
+	if !l.ran && l.now-l.yielded < int64(yieldAfter) {
+		return false
+	}
+	l.ran, l.yielded = false, l.now
+	return true
+}
 
 // Woken serves the mailbox. It is part of poll.Handler.
 func (l *Loop) Woken() {
 	l.readClock()
+	l.settleDirty()
 	l.mail.rearm() // before the mailbox is looked at: who posts from now on wakes again
 	for range mailBatch {
 		if !l.nextLetter() {
@@ -337,7 +356,9 @@ func (l *Loop) deliver(x letter) {
 		l.finish(x.c)
 	case x.c.hungry:
 		x.c.hungry = false
-		l.turn(x.c, poll.Readable)
+		x.c.state.Or(scheduled)
+		l.serve(x.c, poll.Readable)
+		l.finish(x.c)
 	default:
 		l.finish(x.c)
 	}
@@ -386,6 +407,7 @@ func (l *Loop) serve(c *Conn, ev poll.Events) {
 // call runs f as a callback of c, which may be nil.
 func (l *Loop) call(c *Conn, f func()) {
 	l.stats.calls.Add(1)
+	l.ran = true
 	l.running = c
 	returned := false
 	defer func() {

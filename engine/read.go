@@ -71,14 +71,16 @@ func (c *Conn) readInput(toEnd bool) {
 // place if the whole frame would not fit there.
 //
 // Where large frames follow each other, each is read straight into a buffer of its
-// own, as long as the loop's latest: what was read to the loop's buffer would have
-// to be copied from there.
+// own: what was read to the loop's buffer would have to be copied from there. The
+// buffer is as long as the latest large frame of the loop, since most are alike, but
+// no longer than this connection's own latest makes likely.
 func (c *Conn) space() (space []byte, held int) {
 	l := c.loop
 	buffer := l.readBuffer
-	if c.in == nil && c.large && c.phase == open {
-		c.in = getInbox(l.largeFrame)
-		c.in.need = l.largeFrame
+	if c.in == nil && c.large > 0 && c.phase == open {
+		size := min(l.largeFrame, classCapacity(int(c.large)-1), maxPooledInbox)
+		c.in = getInbox(size)
+		c.in.need = size
 	}
 	in := c.in
 	switch {
@@ -100,13 +102,17 @@ func (c *Conn) received(b []byte) {
 	rest, need := c.deliver(b)
 	if c.deaf() || len(rest) == 0 {
 		c.dropInbox()
-		c.large = c.large && len(b) > len(c.loop.readBuffer)/2
+		if len(b) <= len(c.loop.readBuffer)/2 {
+			c.large = 0
+		}
 		return
 	}
 	begun := c.in == nil || len(c.in.b) == 0 || len(rest) != len(b) || len(rest)/frameStep > len(c.in.b)/frameStep
 	c.in = c.in.keep(rest, need)
-	if c.large = need > len(c.loop.readBuffer)/2; c.large {
-		c.loop.largeFrame = need
+	c.large = 0
+	if need > len(c.loop.readBuffer)/2 {
+		class, _ := sizeClass(need)
+		c.large, c.loop.largeFrame = uint8(class+1), need
 	}
 	if d := c.loop.core.limits.FrameTimeout; d > 0 && begun {
 		if c.holding() {
@@ -146,7 +152,12 @@ func (c *Conn) dropInbox() {
 func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 	h := c.profile.handler
 	messages := uint64(0)
-	defer func() { c.loop.stats.messagesIn.Add(messages) }()
+	defer func() {
+		if messages > 0 {
+			c.loop.stats.messagesIn.Add(messages)
+			c.loop.ran = true
+		}
+	}()
 	for len(b) > 0 && !c.stopped() {
 		f, n, need, err := c.codec.Decode(b)
 		switch {
@@ -178,6 +189,7 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 			c.heard(f)
 		default:
 			c.loop.stats.othersIn.Add(1)
+			c.loop.ran = true
 			if h.Frame != nil {
 				h.Frame(c, f)
 			}

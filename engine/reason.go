@@ -98,7 +98,7 @@ type Evidence struct {
 	// was acknowledged reached the peer's kernel, not necessarily the peer.
 	Unacked int
 	// Kernel is the kernel's own view, taken just before the descriptor was
-	// freed.
+	// freed; zero after a reset, with which the kernel lets go of all it knew.
 	Kernel KernelView
 }
 

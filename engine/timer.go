@@ -38,6 +38,7 @@ func (l *Loop) Expired() {
 		return // a time that was replaced since
 	}
 	l.noteLag(l.now - l.armed)
+	l.settleDirty()
 	l.advance()
 }
 

@@ -32,7 +32,7 @@ func TestSmoke(t *testing.T) {
 		t.Fatal(err)
 	}
 	found = slices.DeleteFunc(found, func(p peers.Peer) bool { return strings.Contains(p.Name, "@") }) // the same programs
-	c := config{Plan: rounds.Plan{Name: "heartbeat", Order: rounds.InTurn, Rounds: 1, Slice: smokeSlice, Seed: 1, Figures: figures,
+	c := config{Plan: rounds.Plan{Name: "heartbeat", Rounds: 1, Cycles: 1, Slice: smokeSlice, Seed: 1, Figures: figures,
 		Entries: rounds.Entries(found, rounds.Mode(smokeLoad)), Progress: io.Discard}, load: smokeLoad, tracking: smokeTracking}
 	r := report{config: c, facts: machine.Gather("benchmarks/heartbeat", flag.NewFlagSet("", flag.ContinueOnError))}
 	r.samples, r.shared, err = c.Measure(t.Context())
@@ -127,10 +127,10 @@ func BenchmarkHeartbeat(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	beat := load.Idle{Conns: 15000, Interval: time.Second, Warmup: time.Second}
+	beat := load.Idle{Conns: 15000, Interval: time.Second, Warmup: time.Second, Quiet: true}
 	for _, p := range found {
 		b.Run("server="+p.Name+"/conns="+strconv.Itoa(beat.Conns), func(b *testing.B) {
-			c := rounds.Plan{Name: "heartbeat", Order: rounds.InTurn, Rounds: b.N, Slice: 2 * time.Second, Figures: figures,
+			c := rounds.Plan{Name: "heartbeat", Rounds: b.N, Cycles: 1, Slice: 2 * time.Second, Figures: figures,
 				Entries: rounds.Entries([]peers.Peer{p}, rounds.Mode(beat)), Progress: io.Discard}
 			samples, _, err := c.Measure(b.Context())
 			cctest.Check(b, err)

@@ -34,11 +34,12 @@ import (
 )
 
 func main() {
-	c := config{Plan: rounds.Plan{Name: "heartbeat", Order: rounds.InTurn, Figures: figures, Progress: os.Stderr}, tracking: fullTracking}
+	c := config{Plan: rounds.Plan{Name: "heartbeat", Figures: figures, Progress: os.Stderr}, tracking: fullTracking}
 	flag.IntVar(&c.Rounds, "n", 15, "rounds: how often every server is measured; 0: not at all")
 	flag.IntVar(&c.load.Conns, "conns", 15000, "connections to a server")
 	flag.DurationVar(&c.load.Interval, "interval", time.Second, "time between two heartbeats of a connection")
-	seconds := flag.Float64("seconds", 4, "length of the measured window")
+	flag.IntVar(&c.Cycles, "cycles", 3, "windows of a server in a round")
+	seconds := flag.Float64("seconds", 1, "length of a window")
 	servers := flag.String("servers", "", "comma-separated servers (default all)")
 	flag.IntVar(&c.tracking.Conns, "tracked", c.tracking.Conns, "simulated connections; 0: none")
 	seed := flag.Uint64("seed", 0, "of the order within rounds, the bootstrap and the simulation (default random)")
@@ -49,12 +50,12 @@ func main() {
 		fmt.Fprintf(os.Stderr, "heartbeat: unexpected argument %q\n", flag.Arg(0))
 		os.Exit(2)
 	}
-	c.Slice, c.load.Warmup = time.Duration(*seconds*float64(time.Second)), c.load.Interval
+	c.Slice, c.load.Warmup, c.load.Quiet = time.Duration(*seconds*float64(time.Second)), c.load.Interval, true
 	if c.Seed = *seed; c.Seed == 0 {
 		c.Seed = uint64(time.Now().UnixNano())
 	}
 	if *smoke {
-		c.Rounds, c.Slice, c.load, c.tracking = 1, smokeSlice, smokeLoad, smokeTracking
+		c.Rounds, c.Cycles, c.Slice, c.load, c.tracking = 1, 1, smokeSlice, smokeLoad, smokeTracking
 		if *out == "" {
 			*out = results.None
 		}
@@ -77,7 +78,7 @@ type config struct {
 
 // The interval is long for so short a window: an answer that is late because
 // the machine compiles something is not what a smoke test is after.
-var smokeLoad = load.Idle{Conns: 20, Interval: time.Second, Warmup: 50 * time.Millisecond}
+var smokeLoad = load.Idle{Conns: 20, Interval: time.Second, Warmup: 50 * time.Millisecond, Quiet: true}
 
 const smokeSlice = 300 * time.Millisecond
 

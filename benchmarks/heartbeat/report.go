@@ -32,9 +32,9 @@ func (r report) markdown() string {
 	if len(r.rows) > 0 {
 		l := r.config.load
 		fmt.Fprintf(&b, "## A server's CPU per heartbeat\n\n%d connections from another process, an empty frame on each every %v, answered by an empty frame. "+
-			"%d rounds, servers in random order within a round (seed %d), window %v after %v of warm-up. "+
-			"Ratios are of pairs from one round: median [95 %% bootstrap interval].\n\n",
-			l.Conns, l.Interval, r.config.Rounds, r.config.Seed, r.config.Slice, l.Warmup)
+			"%d rounds (seed %d); in each all servers are alive at once, and their connections beat in %d windows of %v in turn, after %v of warm-up. "+
+			"Ratios are of one round, the median of its cycles: median of the rounds [95 %% bootstrap interval].\n\n",
+			l.Conns, l.Interval, r.config.Rounds, r.config.Seed, r.config.Cycles, r.config.Slice, l.Warmup)
 		if r.shared {
 			fmt.Fprintf(&b, "Only one processor could be used: server and load shared it.\n\n")
 		}

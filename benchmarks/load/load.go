@@ -73,10 +73,11 @@ type Open struct {
 }
 
 // Idle asks for connections that beat once an interval each, between windows,
-// too.
+// too, unless it is Quiet.
 type Idle struct {
 	Conns            int
 	Interval, Warmup time.Duration
+	Quiet            bool
 	// Window is that of [Program.Idle].
 	Window time.Duration
 }
@@ -112,7 +113,11 @@ func (o Open) arguments() ([]string, time.Duration) {
 }
 
 func (i Idle) arguments() ([]string, time.Duration) {
-	return []string{"idle", "-c", strconv.Itoa(i.Conns), "-i", seconds(i.Interval)}, i.Warmup
+	args := []string{"idle", "-c", strconv.Itoa(i.Conns), "-i", seconds(i.Interval)}
+	if i.Quiet {
+		args = append(args, "-q")
+	}
+	return args, i.Warmup
 }
 
 func (r Room) arguments() ([]string, time.Duration) {

@@ -44,6 +44,7 @@ func TestModes(t *testing.T) {
 		{"echo", control.Echo, load.Echo{Conns: 2, Depth: 2, Payload: 200_000}, 1},
 		{"echo", control.Echo, load.Echo{Conns: 2, Depth: 2, Payload: 1}, 1},
 		{"idle", control.Echo, load.Idle{Conns: 20, Interval: time.Second, Warmup: 10 * time.Millisecond}, 1},
+		{"idle", control.Echo, load.Idle{Conns: 20, Interval: 100 * time.Millisecond, Warmup: 10 * time.Millisecond, Quiet: true}, 1},
 		{"room", control.Room, load.Room{Conns: 42, Members: 21, Depth: 1, Payload: 64}, 1},
 		{"room", control.Room, load.Room{Conns: 9, Members: 3, Depth: 3, Payload: 100_000}, 1},
 		{"broadcast", control.Broadcast, load.Broadcast{Conns: 50, Depth: 1, Payload: 64}, 50},

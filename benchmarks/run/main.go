@@ -22,6 +22,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -81,11 +82,12 @@ func run(ctx context.Context, c config, out, readme string) error {
 			return fmt.Errorf("%s: %w", readme, err)
 		}
 	}
-	shared, err := measure(ctx, c, &t, plans)
-	if err != nil {
-		return err
+	// What was measured before something failed, or before an interrupt, is kept.
+	shared, failed := measure(ctx, c, &t, plans)
+	if failed != nil && !slices.ContainsFunc(plans, func(m *measured) bool { return len(m.samples) > 0 }) {
+		return failed
 	}
-	r := report{config: c, shared: shared, rate: t.rate, measured: plans,
+	r := report{config: c, shared: shared, rate: t.rate, measured: plans, failed: failed,
 		facts: machine.Gather("benchmarks/run", flag.CommandLine, "out", "readme")}
 	fmt.Print(r.markdown())
 	if err := results.Write(dir, "run", r.lines(), r.markdown()); err != nil {
@@ -93,6 +95,9 @@ func run(ctx context.Context, c config, out, readme string) error {
 	}
 	if dir != results.None {
 		for _, m := range plans {
+			if len(m.samples) == 0 {
+				continue
+			}
 			for _, format := range []string{"svg", "png"} {
 				picture, err := m.chart(format)
 				if err == nil {
@@ -104,8 +109,8 @@ func run(ctx context.Context, c config, out, readme string) error {
 			}
 		}
 	}
-	if readme == "" {
-		return nil
+	if failed != nil || readme == "" {
+		return failed
 	}
 	page, err = replaceTable(page, r.summary())
 	if err != nil {

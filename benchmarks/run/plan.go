@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,14 +141,10 @@ func (m *measured) perRound() (d time.Duration) {
 	entries, conns := time.Duration(len(m.Entries)), time.Duration(m.conns)
 	d = entries * (150*time.Millisecond + conns*100*time.Microsecond + warmup + m.extra)
 	window := m.Slice*6/5 + 5*time.Millisecond + conns*10*time.Microsecond
-	switch m.order {
-	case rounds.Abreast: // what pulsebench puts on them needs nobody warm
+	if m.order == rounds.Abreast { // what pulsebench puts on them needs nobody warm
 		return d + window + detectLimit
-	case rounds.InTurn:
-		d += entries * window
-	default:
-		d += time.Duration(m.Cycles) * entries * window
 	}
+	d += time.Duration(m.Cycles) * entries * window
 	for _, e := range m.Entries {
 		d += e.Peer.WarmUp()
 	}
@@ -198,7 +195,8 @@ func measure(ctx context.Context, c config, t *tools, plans []*measured) (shared
 			began := time.Now()
 			samples, err := bench.Round(ctx, m.Plan, round, random)
 			if err != nil {
-				return bench.Shared, fmt.Errorf("%s: %w", m.name, err)
+				// After an interrupt, that is the cause of whatever failed.
+				return bench.Shared, fmt.Errorf("%s: %w", m.name, cmp.Or(ctx.Err(), err))
 			}
 			m.samples = append(m.samples, samples...)
 			fmt.Fprintf(c.progress, "%s took %v\n", m.name, time.Since(began).Round(100*time.Millisecond))

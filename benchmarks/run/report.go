@@ -19,6 +19,7 @@ type report struct {
 	shared   bool
 	rate     float64 // of the open loop; 0: none was measured
 	measured []*measured
+	failed   error // has ended the run before its time
 }
 
 // loadLimit is the share of its processor above which a load generator measures
@@ -32,6 +33,9 @@ func (r report) markdown() string {
 		"that of a round is the median of its cycles. Shown is the median of the rounds [95 %% bootstrap interval].\n\n", r.config.rounds, r.config.seed)
 	if r.config.smoke {
 		fmt.Fprintf(&b, "A smoke run: 20 connections and short windows, whatever the titles say.\n\n")
+	}
+	if r.failed != nil {
+		fmt.Fprintf(&b, "**It ended before its time**, so that some rounds are missing: %v\n\n", r.failed)
 	}
 	if r.config.rounds < 5 {
 		fmt.Fprintf(&b, "Fewer than 5 rounds: these figures only show that it works.\n\n")
@@ -59,10 +63,7 @@ func (r report) markdown() string {
 
 // method says how the servers of a workload shared a round.
 func (m *measured) method() string {
-	switch m.order {
-	case rounds.InTurn:
-		return fmt.Sprintf("One server after the other, a window of %v each.", m.Slice)
-	case rounds.Abreast:
+	if m.order == rounds.Abreast {
 		return fmt.Sprintf("All servers at the same time; peers vanish within %v; %d rounds.", m.Slice, m.Plan.Rounds)
 	}
 	return fmt.Sprintf("All servers alive at once, %d windows of %v each in a round, in random order.", m.Cycles, m.Slice.Round(time.Millisecond))

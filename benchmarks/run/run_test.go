@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -78,6 +80,44 @@ func TestSmoke(t *testing.T) {
 				t.Fatalf("the chart of %s: %v", w.name, err)
 			}
 		}
+	}
+}
+
+// cancelAfter is progress that ends the run once something was measured.
+type cancelAfter struct {
+	word   string
+	cancel context.CancelFunc
+}
+
+func (c cancelAfter) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(c.word)) {
+		c.cancel()
+	}
+	return len(p), nil
+}
+
+// TestInterrupted: what was measured until an interrupt is written, says so, and
+// leaves the page alone.
+func TestInterrupted(t *testing.T) {
+	cctest.Linux(t)
+	dir := t.TempDir()
+	page := filepath.Join(dir, "README.md")
+	old := "before\n" + tableBegin + "old\n" + tableEnd
+	if err := os.WriteFile(page, []byte(old), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	c := config{rounds: 9, servers: "cfloor", workloads: "echo-64", seed: 1, smoke: true, progress: cancelAfter{" took ", cancel}}
+	if err := run(ctx, c, dir, page); !errors.Is(err, context.Canceled) {
+		t.Fatalf("run ends with %v", err)
+	}
+	tables, err := os.ReadFile(filepath.Join(dir, "run.md"))
+	if err != nil || !bytes.Contains(tables, []byte("ended before its time")) {
+		t.Errorf("%v, the tables are\n%s", err, tables)
+	}
+	if text, err := os.ReadFile(page); err != nil || string(text) != old {
+		t.Errorf("%v, the page is\n%s", err, text)
 	}
 }
 

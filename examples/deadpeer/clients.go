@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -44,6 +45,8 @@ func clients(s spec, l link) error {
 	cr.client, err = engine.NewClient(engine.ClientConfig{
 		Codec: codec.Native{}, Liveness: presets[s.Preset], Limits: limits,
 		Handler: engine.Handler{Open: cr.open, Message: cr.message, Close: cr.close},
+		// What goes wrong here does so on purpose, and is told over the link.
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err

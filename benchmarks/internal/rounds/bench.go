@@ -67,11 +67,7 @@ func (b *Bench) Round(ctx context.Context, p Plan, round int, random *rand.Rand)
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	measure := b.together
-	if p.Order == InTurn {
-		measure = b.inTurn
-	}
-	samples, err := measure(ctx, p, random)
+	samples, err := b.measure(ctx, p, random)
 	if err != nil {
 		return nil, fmt.Errorf("round %d, %w", round+1, err)
 	}
@@ -131,8 +127,8 @@ func (a *alive) end() error {
 	return nil
 }
 
-// together has all entries alive at once.
-func (b *Bench) together(ctx context.Context, p Plan, random *rand.Rand) (samples []Sample, err error) {
+// measure has all entries alive at once.
+func (b *Bench) measure(ctx context.Context, p Plan, random *rand.Rand) (samples []Sample, err error) {
 	var all []*alive
 	defer func() {
 		for _, a := range all {
@@ -166,21 +162,6 @@ func (b *Bench) together(ctx context.Context, p Plan, random *rand.Rand) (sample
 		}
 	}
 	for place, a := range all {
-		samples = append(samples, newSample(p, place, a))
-	}
-	return samples, nil
-}
-
-// inTurn has one entry alive at a time.
-func (b *Bench) inTurn(ctx context.Context, p Plan, random *rand.Rand) (samples []Sample, err error) {
-	for place, i := range random.Perm(len(p.Entries)) {
-		a, err := b.start(ctx, p.Entries[i])
-		if err != nil {
-			return nil, err
-		}
-		if err := errors.Join(a.window(p), a.end()); err != nil {
-			return nil, err
-		}
 		samples = append(samples, newSample(p, place, a))
 	}
 	return samples, nil

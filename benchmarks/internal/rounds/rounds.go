@@ -13,8 +13,7 @@
 // the median over the rounds, in each of which every server is a new process, and
 // the interval is over these.
 //
-// What cannot be shared like this, such as beats that must go on, is measured one
-// after the other ([InTurn]), and what takes long and little at the same time
+// What takes long, and little of a processor, is measured at the same time
 // ([Abreast]).
 package rounds
 
@@ -37,8 +36,6 @@ type Order int
 const (
 	// Alternating has all of them alive, and one window at a time.
 	Alternating Order = iota
-	// InTurn has one server alive at a time, with one window.
-	InTurn
 	// Abreast has the windows of a cycle at the same time.
 	Abreast
 )
@@ -152,7 +149,7 @@ func (p Plan) check() error {
 	switch {
 	case p.Rounds < 1:
 		return fmt.Errorf("%d rounds asked for", p.Rounds)
-	case p.Slice <= 0 || (p.Cycles < 1 && p.Order != InTurn):
+	case p.Slice <= 0 || p.Cycles < 1:
 		return fmt.Errorf("%d windows of %v asked for", p.Cycles, p.Slice)
 	case len(p.Figures) == 0:
 		return errors.New("no figure asked for")

@@ -95,12 +95,11 @@ func TestStalled(t *testing.T) {
 	}
 }
 
-// Every server is measured once in every round, at places that differ, whether
-// all are alive at once or one at a time.
+// Every server is measured once in every round, at places that differ.
 func TestMeasure(t *testing.T) {
 	cctest.Linux(t)
 	echo := load.Echo{Conns: 2, Depth: 1, Payload: 8}
-	for _, order := range []rounds.Order{rounds.Alternating, rounds.InTurn, rounds.Abreast} {
+	for _, order := range []rounds.Order{rounds.Alternating, rounds.Abreast} {
 		p := rounds.Plan{Name: "rounds-test", Rounds: 4, Cycles: 3, Slice: 10 * time.Millisecond, Order: order, Seed: 1,
 			Entries: lookup(t, "cfloor,pulsewheel,pulsewheel+loops=2", rounds.Mode(echo)), Figures: []rounds.Figure{cpu}, Progress: io.Discard}
 		samples, _, err := p.Measure(t.Context())
@@ -117,10 +116,10 @@ func TestMeasure(t *testing.T) {
 				first[s.Server] = true
 			}
 			cycles := s.Figures[cpu.Key].Cycles
-			if s.Value(cpu) <= 0 || s.Conns != echo.Conns || (order == rounds.InTurn && len(cycles) != 0) || (order != rounds.InTurn && len(cycles) != p.Cycles) {
+			if s.Value(cpu) <= 0 || s.Conns != echo.Conns || len(cycles) != p.Cycles {
 				t.Errorf("implausible sample %+v", s)
 			}
-			if want := float64(max(1, len(cycles))) * p.Slice.Seconds(); s.Seconds < want {
+			if want := float64(len(cycles)) * p.Slice.Seconds(); s.Seconds < want {
 				t.Errorf("order %v: windows of %.3f s, want at least %.3f", order, s.Seconds, want)
 			}
 		}
@@ -168,7 +167,7 @@ func (f failing) End() error { return errors.Join(f.Session.End(), f.end) }
 func TestFailure(t *testing.T) {
 	cctest.Linux(t)
 	cause := errors.New("cause")
-	for _, order := range []rounds.Order{rounds.Alternating, rounds.InTurn, rounds.Abreast} {
+	for _, order := range []rounds.Order{rounds.Alternating, rounds.Abreast} {
 		for _, f := range []failing{{window: cause}, {end: cause}} {
 			p := rounds.Plan{Name: "rounds-test", Rounds: 1, Cycles: 2, Slice: 5 * time.Millisecond, Order: order, Seed: 1,
 				Entries: lookup(t, "cfloor,cfloor+idle=9s", rounds.Mode(load.Echo{Conns: 2, Depth: 1, Payload: 8})),

@@ -51,7 +51,7 @@ struct mode {
 };
 
 static struct {
-	int port, conns, depth, room;
+	int port, conns, depth, room, quiet;
 	uint32_t payload;
 	double warmup, interval, hold, rate;
 	pid_t server;

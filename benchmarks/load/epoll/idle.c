@@ -1,6 +1,7 @@
 /* Heartbeats, with which every connection begins; and idle, which has nothing
  * else: one empty frame per interval on each connection, its answer due before
- * the next. Beats go on between windows. */
+ * the next. Beats go on between windows, unless they are to be quiet (-q): then
+ * connections take up their turns where the last window has left them. */
 
 static void send_beat(struct conn *c)
 {
@@ -37,18 +38,31 @@ static void idle_event(struct conn *c, uint32_t events)
 }
 
 static double beat_start;
-static unsigned long long beats;
+static unsigned long long beats, beats_before; /* in all, and before beat_start */
 
-static void idle_start(void) { beat_start = now(); }
+static void beat_from_now(void)
+{
+	beat_start = now();
+	beats_before = beats;
+}
 
 /* Beat k of all falls at k times the interval over the number of connections,
  * and the connections take turns. */
 static double idle_due(double t)
 {
+	if (opt.quiet && !granting)
+		return opt.interval;
 	double step = opt.interval / opt.conns;
-	while (beat_start + step * (double)beats <= t)
+	while (beat_start + step * (double)(beats - beats_before) <= t)
 		send_beat(&conns[beats++ % (unsigned)opt.conns]);
-	return beat_start + step * (double)beats - t;
+	return beat_start + step * (double)(beats - beats_before) - t;
 }
 
-static const struct mode idle = {.name = "idle", .start = idle_start, .event = idle_event, .due = idle_due};
+static void idle_grant(void)
+{
+	if (opt.quiet)
+		beat_from_now();
+}
+
+static const struct mode idle = {.name = "idle", .start = beat_from_now, .grant = idle_grant, .event = idle_event,
+                                 .due = idle_due};

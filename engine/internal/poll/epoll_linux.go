@@ -24,13 +24,18 @@ type epoll struct {
 	fd      int
 	signals signals
 	stopped bool
-	missed  int // looks in a row that found nothing
-	blind   int // waits that are still to come without a look before
+	yield   bool // others may be waiting for the processor
+	found   int  // looks in a row that found something, since others had a turn
+	missed  int  // looks in a row that found nothing
+	blind   int  // waits that are still to come without a look before
 	events  [maxEvents]unix.EpollEvent
 }
 
 const (
 	maxEvents = 256
+	// mostFound is how many batches are served before other goroutines of this
+	// processor have a turn.
+	mostFound = 16
 	// After so many looks in vain, as many waits come without one.
 	mostMissed = 4
 	blindWaits = 7
@@ -108,7 +113,7 @@ func (p *epoll) Run(h Handler) error {
 				return nil
 			}
 		}
-		h.Served()
+		p.yield = h.Served() || p.yield
 	}
 	return nil
 }
@@ -124,16 +129,24 @@ func (p *epoll) wait() (n int, err error) {
 		r, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), maxEvents, 0, 0, 0)
 		if errno == 0 && r > 0 {
 			p.missed = 0
+			if p.found++; p.found >= mostFound && p.yield {
+				p.found, p.yield = 0, false
+				runtime.Gosched()
+			}
 			return int(r), nil
 		}
+		p.found = 0
 		if p.missed++; p.missed >= mostMissed {
 			p.blind = blindWaits
 		}
 	}
-	// Who was made runnable by the last batch gets its turn first: with few
+	// Who was made runnable by the last batches gets its turn first: with few
 	// processors, it would otherwise wait until Go's monitor finds that this one
 	// is blocked.
-	runtime.Gosched()
+	if p.yield {
+		p.yield = false
+		runtime.Gosched()
+	}
 	n, err = unix.EpollWait(p.fd, p.events[:], -1)
 	if err == unix.EINTR {
 		return 0, nil

@@ -29,10 +29,11 @@ type Handler interface {
 	Coming(fd int)
 	// Ready reports a registered descriptor.
 	Ready(fd int, ev Events)
-	// Served follows one or more calls of Ready that came together: what they
-	// have left to be done for all of them at once is due. After Stop it may be
-	// missing.
-	Served()
+	// Served follows the calls of Ready that came together, and precedes the next
+	// wait: what they have left to be done for all of them at once is due. There
+	// may have been none. After Stop it may be missing. It reports whether other
+	// goroutines may be waiting for this one's processor.
+	Served() (yield bool)
 	// Woken follows at least one Wake since the last Woken.
 	Woken()
 	// Expired follows the armed time. It may come for a time that was armed

@@ -31,10 +31,11 @@ func (r *recorder) Ready(fd int, ev poll.Events) {
 
 func (r *recorder) Coming(int) {}
 
-func (r *recorder) Served() {
+func (r *recorder) Served() bool {
 	if r.served != nil {
 		r.served()
 	}
+	return true
 }
 
 func (r *recorder) Woken() {

@@ -113,7 +113,7 @@ func (e *echoLoop) Woken() {
 
 func (e *echoLoop) Coming(int) {}
 
-func (e *echoLoop) Served() {}
+func (e *echoLoop) Served() bool { return false }
 
 func (e *echoLoop) Expired() {
 	e.expired = append(e.expired, e.k.Now())

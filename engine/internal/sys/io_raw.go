@@ -12,8 +12,8 @@ import (
 
 // These calls go to the kernel without telling Go's scheduler: on a
 // non-blocking socket they never wait, and the notice costs 2 to 10 % of the
-// CPU of a message. What they can cost is bounded by MaxWrite and by the size
-// of the loop's read buffer. syscall.RawSyscall6 is the innermost of Go's
+// CPU of a message. What they can cost is bounded by MaxWrite and by the buffers
+// that the loop reads to, 1 MiB at most. syscall.RawSyscall6 is the innermost of Go's
 // layers; package unix adds two. Under the race detector io_unix.go takes their
 // place, so that it sees buffers and ordering.
 
