@@ -133,6 +133,15 @@ func benchServer(b *testing.B, k *benchKernel, handler engine.Handler) *engine.S
 	return srv
 }
 
+// connsOf returns all connections of a server.
+func connsOf(srv *engine.Server) (all []*engine.Conn) {
+	srv.Range(func(c *engine.Conn) bool {
+		all = append(all, c)
+		return true
+	})
+	return all
+}
+
 // BenchmarkTurn is one event of a connection: a read, its frames, the handler, what
 // it sends, and the write. With many connections each is far away in memory when
 // its turn comes, as in life.
@@ -196,11 +205,7 @@ func BenchmarkSend(b *testing.B) {
 		b.Run(fmt.Sprintf("from=goroutine/conns=%d", conns), func(b *testing.B) {
 			k := newBenchKernel(conns, nil)
 			srv := benchServer(b, k, engine.Handler{})
-			var all []*engine.Conn
-			srv.Range(func(c *engine.Conn) bool {
-				all = append(all, c)
-				return true
-			})
+			all := connsOf(srv)
 			payload := make([]byte, 64)
 			at := 0
 			b.ReportAllocs()
@@ -243,11 +248,7 @@ func BenchmarkDo(b *testing.B) {
 	const conns = 100
 	k := newBenchKernel(conns, nil)
 	srv := benchServer(b, k, engine.Handler{})
-	var all []*engine.Conn
-	srv.Range(func(c *engine.Conn) bool {
-		all = append(all, c)
-		return true
-	})
+	all := connsOf(srv)
 	var done atomic.Int64
 	task := func() { done.Add(1) }
 	at := 0

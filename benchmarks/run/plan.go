@@ -122,7 +122,7 @@ func (c config) able(w workload, all []peers.Peer) (able []peers.Peer, err error
 // whether to wait. Of a workload with E entries of N connections, C cycles and
 // windows of S, a round takes
 //
-//	E × (0.15 s to start and end a server and its load + 0.1 ms × N + warm-ups + extra)
+//	E × (0.15 s to start and end a server and its load + 0.1 ms × N + warm-ups)
 //	+ C × E × (1.2 S + 5 ms + 10 µs × N), since a window begins with a fifth of its length
 //	  and ends with all that is under way
 //
@@ -139,7 +139,7 @@ func estimate(plans []*measured) (total time.Duration) {
 
 func (m *measured) perRound() (d time.Duration) {
 	entries, conns := time.Duration(len(m.Entries)), time.Duration(m.conns)
-	d = entries * (150*time.Millisecond + conns*100*time.Microsecond + warmup + m.extra)
+	d = entries * (150*time.Millisecond + conns*100*time.Microsecond + warmup)
 	window := m.Slice*6/5 + 5*time.Millisecond + conns*10*time.Microsecond
 	if m.order == rounds.Abreast { // what pulsebench puts on them needs nobody warm
 		return d + window + detectLimit

@@ -36,10 +36,8 @@ type workload struct {
 	own bool
 	// share is the part of all rounds that it takes, if not all.
 	share float64
-	// conns and extra are of one entry, for the estimate: connections, and time
-	// beside them and the windows.
+	// conns is how many connections one entry has, for the estimate.
 	conns int
-	extra time.Duration
 	// table is in place of the usual tables.
 	table func(m *measured) string
 }
