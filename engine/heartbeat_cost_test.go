@@ -296,7 +296,7 @@ func (h *tallyHandler) Ready(fd int, ev poll.Events) {
 
 func (h *tallyHandler) Coming(int) {}
 
-func (h *tallyHandler) Served() bool {
+func (h *tallyHandler) Served() poll.Wait {
 	h.k.note(tallyCall{name: "Served", event: true})
 	return h.h.Served()
 }

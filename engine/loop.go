@@ -26,7 +26,12 @@ const (
 	longestDirty = 50 * time.Microsecond
 	// yieldAfter is how long others wait for the loop's processor at most while no
 	// callback runs.
-	yieldAfter = time.Millisecond
+	yieldAfter = int64(time.Millisecond)
+	// Events are expected soon while the average time between batches, in which one
+	// counts for 1/gapWeight, is less than soon. One longGap ends that.
+	soon      = int64(time.Millisecond)
+	gapWeight = 8
+	longGap   = gapWeight * soon
 	// drainBatches bounds how many batches of connections are still accepted
 	// before a listener closes.
 	drainBatches = 64
@@ -81,8 +86,10 @@ type Loop struct {
 	dirtySince int64
 	members    []*Conn // that a broadcast is being given to
 
-	ran     bool  // a callback has, since others had the processor
-	yielded int64 // when that was
+	ran      bool  // a callback has, since others had the processor
+	yielded  int64 // when that was
+	servedAt int64 // the latest batch
+	gap      int64 // between batches, ns: a moving average, up to longGap
 
 	listeners  []*listener
 	readBuffer []byte
@@ -105,7 +112,7 @@ func newLoop(co *core, index int) (*Loop, error) {
 		core: co, index: index, poller: poller,
 		empty: make(chan struct{}),
 		tick:  int64(co.limits.Tick),
-		armed: never, linger: co.limits.Linger,
+		armed: never, linger: co.limits.Linger, gap: longGap,
 	}
 	l.mail.wake = poller.Wake
 	l.fire = l.fired
@@ -278,13 +285,18 @@ func (l *Loop) touch(c *Conn) { l.fetched += int64(c.fd) + int64(c.answersDue) }
 // poll.Handler. Others may be waiting for the processor once code of the
 // application's has run, and in any case after a while; for each heartbeat it is not
 // worth the scheduler's time.
-func (l *Loop) Served() (yield bool) {
+func (l *Loop) Served() (next poll.Wait) {
 	l.settleDirty()
-	if !l.ran && l.now-l.yielded < int64(yieldAfter) {
-		return false
+	l.gap += (min(l.now-l.servedAt, longGap) - l.gap) / gapWeight
+	l.servedAt = l.now
+	if l.gap < soon {
+		next = poll.Soon
 	}
-	l.ran, l.yielded = false, l.now
-	return true
+	if l.ran || l.now-l.yielded >= yieldAfter {
+		l.ran, l.yielded = false, l.now
+		next |= poll.Yield
+	}
+	return next
 }
 
 // Woken serves the mailbox. It is part of poll.Handler.

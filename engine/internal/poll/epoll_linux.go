@@ -18,16 +18,15 @@ import (
 //   - It tells where a batch ends, so that what its events have left to do is done
 //     together: reading and decoding one connection after another, and then
 //     writing one after another, finds the code for it in the processor's cache.
-//   - It looks for more without telling Go's scheduler, which is for waiting.
+//   - Where events follow each other closely it waits without telling Go's
+//     scheduler (nap).
 //   - A pause is one call, because read interest can be dropped in place.
 type epoll struct {
 	fd      int
 	signals signals
 	stopped bool
-	yield   bool // others may be waiting for the processor
+	next    Wait // what the handler wishes
 	found   int  // looks in a row that found something, since others had a turn
-	missed  int  // looks in a row that found nothing
-	blind   int  // waits that are still to come without a look before
 	events  [maxEvents]unix.EpollEvent
 }
 
@@ -36,9 +35,11 @@ const (
 	// mostFound is how many batches are served before other goroutines of this
 	// processor have a turn.
 	mostFound = 16
-	// After so many looks in vain, as many waits come without one.
-	mostMissed = 4
-	blindWaits = 7
+	// napMillis is how long a nap is at most. A nap that is ended by an event has
+	// its timer for nothing, and the kernel programs the hardware for one only if it
+	// is the first that is due: not for one after the next tick, which comes every
+	// 4 ms on most systems.
+	napMillis = 10
 	// ahead is how many events before its turn one is told of as coming: one takes
 	// longer than memory, and many batches have but two or three.
 	ahead = 1
@@ -113,45 +114,58 @@ func (p *epoll) Run(h Handler) error {
 				return nil
 			}
 		}
-		p.yield = h.Served() || p.yield
+		if n > 0 {
+			p.next = h.Served() | p.next&Yield
+		}
 	}
 	return nil
 }
 
-// wait returns how many events there are. Before it waits it looks: under load
-// there is something more often than not, and since looking takes no time the
-// scheduler need not know. Where looking was in vain lately, it is left out for a
-// while.
+// wait returns how many events there are; none after a signal.
 func (p *epoll) wait() (n int, err error) {
-	if p.blind > 0 {
-		p.blind--
-	} else {
-		r, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), maxEvents, 0, 0, 0)
-		if errno == 0 && r > 0 {
-			p.missed = 0
-			if p.found++; p.found >= mostFound && p.yield {
-				p.found, p.yield = 0, false
-				runtime.Gosched()
+	if p.next&Yield != 0 {
+		// Under load there is something more often than not.
+		if n := p.nap(0); n > 0 {
+			if p.found++; p.found >= mostFound {
+				p.letOthers()
 			}
-			return int(r), nil
+			return n, nil
 		}
-		p.found = 0
-		if p.missed++; p.missed >= mostMissed {
-			p.blind = blindWaits
-		}
+		p.letOthers()
 	}
-	// Who was made runnable by the last batches gets its turn first: with few
-	// processors, it would otherwise wait until Go's monitor finds that this one
-	// is blocked.
-	if p.yield {
-		p.yield = false
-		runtime.Gosched()
+	if p.next&Soon != 0 {
+		if n := p.nap(napMillis); n > 0 {
+			return n, nil
+		}
 	}
 	n, err = unix.EpollWait(p.fd, p.events[:], -1)
 	if err == unix.EINTR {
 		return 0, nil
 	}
 	return max(n, 0), os.NewSyscallError("epoll_wait", err)
+}
+
+// nap waits for ms milliseconds at most, without telling Go's scheduler: that costs
+// as much as a small message, and more where no P is idle, since Go's monitor then
+// takes the P from every call that it meets. What the scheduler itself wants
+// meanwhile, for a garbage collection say, it gets at once, since its signal ends a
+// nap; goroutines that wait for this processor wait for the next event, or for the
+// end of the nap. It returns 0 if nothing came, or on an error, which the other way
+// of waiting will tell.
+func (p *epoll) nap(ms uintptr) int {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), maxEvents, ms, 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
+// letOthers gives those a turn whom the last batches made runnable: with few
+// processors, they would otherwise wait for the end of a nap, or until Go's monitor
+// finds that this processor is blocked.
+func (p *epoll) letOthers() {
+	p.found, p.next = 0, p.next&^Yield
+	runtime.Gosched()
 }
 
 func (p *epoll) Close() error {

@@ -22,6 +22,16 @@ const (
 	Hangup
 )
 
+// Wait is what a handler knows about the wait to come. A poller may ignore it.
+type Wait uint8
+
+const (
+	// Yield: other goroutines may be waiting for this one's processor.
+	Yield Wait = 1 << iota
+	// Soon: the next event is likely to come within a millisecond.
+	Soon
+)
+
 // Handler receives what a Poller sees, on the goroutine that is in Run.
 type Handler interface {
 	// Coming tells that Ready will be called for fd shortly, so that what is known
@@ -31,9 +41,8 @@ type Handler interface {
 	Ready(fd int, ev Events)
 	// Served follows the calls of Ready that came together, and precedes the next
 	// wait: what they have left to be done for all of them at once is due. There
-	// may have been none. After Stop it may be missing. It reports whether other
-	// goroutines may be waiting for this one's processor.
-	Served() (yield bool)
+	// may have been none. After Stop it may be missing. It says how to wait.
+	Served() Wait
 	// Woken follows at least one Wake since the last Woken.
 	Woken()
 	// Expired follows the armed time. It may come for a time that was armed

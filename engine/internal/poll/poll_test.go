@@ -31,11 +31,11 @@ func (r *recorder) Ready(fd int, ev poll.Events) {
 
 func (r *recorder) Coming(int) {}
 
-func (r *recorder) Served() bool {
+func (r *recorder) Served() poll.Wait {
 	if r.served != nil {
 		r.served()
 	}
-	return true
+	return poll.Yield | poll.Soon
 }
 
 func (r *recorder) Woken() {

@@ -576,7 +576,7 @@ func (s *watcher) Ready(fd int, ev poll.Events) {
 
 func (s *watcher) Coming(int) {}
 
-func (s *watcher) Served() bool { return false }
+func (s *watcher) Served() poll.Wait { return 0 }
 
 func (s *watcher) Expired() {}
 

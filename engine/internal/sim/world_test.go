@@ -113,7 +113,7 @@ func (e *echoLoop) Woken() {
 
 func (e *echoLoop) Coming(int) {}
 
-func (e *echoLoop) Served() bool { return false }
+func (e *echoLoop) Served() poll.Wait { return 0 }
 
 func (e *echoLoop) Expired() {
 	e.expired = append(e.expired, e.k.Now())
