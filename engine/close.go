@@ -96,6 +96,25 @@ func (c *Conn) goAway() {
 	})
 }
 
+// rests ends the turn of an open connection that has nothing to be settled, and
+// reports whether that is so. It looks for what was sent after whoever sends has
+// been told, by scheduled, that nobody will.
+func (c *Conn) rests() bool {
+	if c.phase != open || c.ending != nil || c.backlog != nil || c.eof || c.paused || c.leftOver() {
+		return false
+	}
+	if c.state.And(^uint32(scheduled))&(closing|aborted|pausedByApp|pausedByWork) == 0 {
+		c.mu.Lock()
+		sent := c.pending.last != nil
+		c.mu.Unlock()
+		if !sent {
+			return true
+		}
+	}
+	c.state.Or(scheduled)
+	return false
+}
+
 // settle writes what was sent, and carries the connection's end one step
 // further. It returns true if the peer's input is to be read to its end first.
 func (l *Loop) settle(c *Conn) (readOn bool) {

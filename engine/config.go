@@ -314,17 +314,19 @@ func (l *Limits) socketOptions(p *profile) sys.Options {
 // profile is what a listener's or a client's connections have in common,
 // checked and ready for use.
 type profile struct {
-	codec   codec.Codec
-	shared  bool // by all connections
+	// What a heartbeat needs comes first, within a cache line.
+	plan    *heartbeat.Plan
+	handler *Handler
+	follow  Follow
 	format  codec.Properties
 	traits  heartbeat.Traits
-	plan    *heartbeat.Plan
-	follow  Follow
+
+	codec   codec.Codec
+	shared  bool     // by all connections
 	plans   sync.Map // *heartbeat.Plan by the interval that peers announce
 	planned atomic.Int64
 	probes  sys.Probes
 	note    string // what of the probes is not as it was asked for
-	handler *Handler
 }
 
 func newProfile(f codec.Factory, liveness heartbeat.Config, follow Follow, keepAlive KeepAlive, side codec.Side, h *Handler) (*profile, error) {

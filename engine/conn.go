@@ -58,13 +58,13 @@ type Conn struct {
 	held    int32      // of them, what counts towards Limits.Budget
 	starved bool       // Send returned ErrBacklog since the last Writable
 
+	// Owned by the loop again; it stands here because here is room.
+	planned bool // its liveness goes by extra.plan
 	// large is the size class of its latest frame that did not fit half of the loop's
-	// buffer, and one more; 0: the latest was smaller. The loop owns it; it stands
-	// here, like the next, because here is room.
+	// buffer, and one more; 0: the latest was smaller.
 	large uint8
-
 	// answersDue is when the next answer to a ping would be due if they came at
-	// the rate that is answered, in ms, modulo 2^32. The loop owns it.
+	// the rate that is answered, in ms, modulo 2^32.
 	answersDue uint32
 
 	// Atomic.
@@ -84,7 +84,7 @@ type extra struct {
 	guards guards
 	dial   *dial           // it is being established
 	groups []membership    // it is a member of
-	plan   *heartbeat.Plan // its own; nil: its profile's
+	plan   *heartbeat.Plan // its own, if the connection is planned
 	pinned bool            // by SetLiveness
 	idle   *idleWatch      // what is left of its idle limits; nil: they are the plan's
 	// pausedAt is up to when the time for which nothing was read is taken out

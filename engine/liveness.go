@@ -37,7 +37,9 @@ func (c *Conn) heard(f codec.Frame) {
 		return
 	}
 	h := c.profile.handler.Healthy
-	l.ran = l.ran || h != nil
+	if h != nil {
+		l.runs++
+	}
 	if h == nil || h(c) {
 		c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPong(dst, f.Payload) })
 	}
@@ -129,7 +131,7 @@ func (c *Conn) ping() {
 
 // plan returns what c's liveness goes by.
 func (c *Conn) plan() *heartbeat.Plan {
-	if c.extra != nil && c.extra.plan != nil {
+	if c.planned {
 		return c.extra.plan
 	}
 	return c.profile.plan
@@ -161,6 +163,7 @@ func (c *Conn) watchBy(plan *heartbeat.Plan) {
 		return
 	}
 	c.more().plan = plan
+	c.planned = true
 	c.extra.idle = nil
 	c.unguard(guardIdle)
 	l := c.loop

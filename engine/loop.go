@@ -43,64 +43,70 @@ const (
 // Unless a field says otherwise it belongs to that goroutine; others get in
 // through the mailbox.
 type Loop struct {
-	// Set once.
-	core   *core
-	index  int
-	poller poll.Poller
-	mail   mailbox
-	empty  chan struct{} // closed when the loop drains and has no connection left
+	// What every event touches comes first, on as few cache lines as it takes: after
+	// a wait each of them may be far away.
 
-	// Atomic.
-	load  atomic.Int64 // connections, for balance
-	stats loopStats
+	// Set once.
+	core       *core
+	poller     poll.Poller
+	readBuffer []byte
 
 	// The clock, read once per event.
 	now     int64 // monotonic ns
 	beat    int64 // the same, less the time during which the loop was stalled
 	stalled int64
-	stall   stallMeter
-	tick    int64 // ns
+	armed   int64 // what the poller's timer is set to; never: it is not
+	watchAt int64 // from when on an event is worth a word to watch
+	heard   int64 // when anything was last read or accepted, on beat's clock
 
-	fetched int64 // keeps what is read ahead of its use from being optimized away
+	dirty      []*Conn // had events, or got broadcasts: to be settled from dirtyNext on
+	dirtyNext  int
+	dirtySince int64
 
-	probe   probe // of watch
-	watchAt int64 // from when on an event is worth a word to it
+	running    *Conn  // whose callback runs, or ran last
+	runs       uint64 // callbacks begun, those for the frames of one event as one
+	runsThen   uint64 // the same when others last had the processor
+	yielded    int64  // when that was
+	servedAt   int64  // when the latest batch was
+	gap        int64  // between batches, ns: a moving average of at most longGap
+	fetched    int64  // keeps what is read ahead of its use from being optimized away
+	largeFrame int    // the length of the latest that did not fit half of readBuffer
+	beatBuffer []byte // for a heartbeat that is written at once
 
+	// Atomic.
+	stats loopStats    // those of every event first
+	load  atomic.Int64 // connections, for balance
+
+	// Set once.
+	index int
+	mail  mailbox
+	empty chan struct{}                          // closed when the loop drains and has no connection left
+	tick  int64                                  // ns
+	fire  func(timingwheel.Timer, uint32) uint64 // l.fired, bound once
+
+	stall  stallMeter
+	probe  probe // of watch
 	pacer  pacer
-	heard  int64 // when anything was last read or accepted, on beat's clock
 	outage presumedOutage
 
 	// Timers.
 	wheel  *timingwheel.Wheel
-	armed  int64 // what the poller's timer is set to; never: it is not
 	timers timerSlab
 	due    []dueItem // what fired and is to be served, from dueNext on
 	// dueNext and batchNext outlive a Goexit, so that the next goroutine goes
 	// on with what follows.
 	dueNext int
 
-	batch      []letter // taken from the mailbox, to be served from batchNext on
-	batchNext  int
-	dirty      []*Conn // had events, or got broadcasts: to be settled from dirtyNext on
-	dirtyNext  int
-	dirtySince int64
-	members    []*Conn // that a broadcast is being given to
+	batch     []letter // taken from the mailbox, to be served from batchNext on
+	batchNext int
+	members   []*Conn // that a broadcast is being given to
 
-	ran      bool  // a callback has, since others had the processor
-	yielded  int64 // when that was
-	servedAt int64 // the latest batch
-	gap      int64 // between batches, ns: a moving average, up to longGap
-
-	listeners  []*listener
-	readBuffer []byte
-	largeFrame int                                    // the length of the latest that did not fit half of it
-	running    *Conn                                  // whose callback runs, or ran last
-	unwinding  bool                                   // a Goexit is ending the goroutine
-	draining   bool                                   // no more connections; those there are to end
-	runDown    *runDown                               // one after another; nil: all at once
-	linger     time.Duration                          // how long that may take each
-	stopping   bool                                   // the mailbox is closed; the loop ends when it is served
-	fire       func(timingwheel.Timer, uint32) uint64 // l.fired, bound once
+	listeners []*listener
+	unwinding bool          // a Goexit is ending the goroutine
+	draining  bool          // no more connections; those there are to end
+	runDown   *runDown      // one after another; nil: all at once
+	linger    time.Duration // how long that may take each
+	stopping  bool          // the mailbox is closed; the loop ends when it is served
 }
 
 func newLoop(co *core, index int) (*Loop, error) {
@@ -292,8 +298,8 @@ func (l *Loop) Served() (next poll.Wait) {
 	if l.gap < soon {
 		next = poll.Soon
 	}
-	if l.ran || l.now-l.yielded >= yieldAfter {
-		l.ran, l.yielded = false, l.now
+	if l.runs != l.runsThen || l.now-l.yielded >= yieldAfter {
+		l.runsThen, l.yielded = l.runs, l.now
 		next |= poll.Yield
 	}
 	return next
@@ -379,11 +385,14 @@ func (l *Loop) deliver(x letter) {
 // turn serves an event's input. Output, and the end if it has come, follow when
 // the dirty connections are settled, with those of the events next to this one.
 // Until then c counts as scheduled, so that whatever is sent to it waits for the
-// one write.
+// one write. Where no callback ran, there is often nothing to settle.
 func (l *Loop) turn(c *Conn, ev poll.Events) {
 	c.state.Or(scheduled)
+	runs := l.runs
 	l.serve(c, ev)
-	l.dirty = append(l.dirty, c)
+	if l.runs != runs || !c.rests() {
+		l.dirty = append(l.dirty, c)
+	}
 }
 
 // finish settles c, and reads it to its end if writing has failed: what the
@@ -419,7 +428,7 @@ func (l *Loop) serve(c *Conn, ev poll.Events) {
 // call runs f as a callback of c, which may be nil.
 func (l *Loop) call(c *Conn, f func()) {
 	l.stats.calls.Add(1)
-	l.ran = true
+	l.runs++
 	l.running = c
 	returned := false
 	defer func() {

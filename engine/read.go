@@ -155,7 +155,7 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 	defer func() {
 		if messages > 0 {
 			c.loop.stats.messagesIn.Add(messages)
-			c.loop.ran = true
+			c.loop.runs++
 		}
 	}()
 	for len(b) > 0 && !c.stopped() {
@@ -189,7 +189,7 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 			c.heard(f)
 		default:
 			c.loop.stats.othersIn.Add(1)
-			c.loop.ran = true
+			c.loop.runs++
 			if h.Frame != nil {
 				h.Frame(c, f)
 			}

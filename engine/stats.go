@@ -70,13 +70,13 @@ type loopStats struct {
 	framesOut  counter
 	bytesIn    counter
 	bytesOut   counter
+	pingsIn    counter
 
 	opened   atomic.Uint64
 	closed   [numReasons]atomic.Uint64
 	othersIn atomic.Uint64 // frames that are neither data nor heartbeats
 	pings    atomic.Uint64
 	queries  atomic.Uint64
-	pingsIn  atomic.Uint64
 	pongsIn  atomic.Uint64
 
 	pingsIgnored atomic.Uint64

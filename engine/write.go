@@ -367,20 +367,52 @@ func (c *Conn) noteRoom() {
 	}
 }
 
-// sendBeat queues a heartbeat, which encode appends: ahead of data that waits
+// sendBeat sends a heartbeat, which encode appends: at once if nothing waits to be
+// written, behind what was sent since the last flush, or ahead of data that waits
 // already.
 func (c *Conn) sendBeat(encode func(dst []byte) []byte) {
 	if c.backlog != nil {
 		c.backlog.pushBeat(encode)
 		return
 	}
+	if b := c.encodeBeat(encode); len(b) > 0 {
+		c.writeBeat(b)
+	}
+}
+
+// encodeBeat returns a heartbeat that is to be written at once, in the loop's
+// buffer. It queues one that is not, and returns nil.
+func (c *Conn) encodeBeat(encode func(dst []byte) []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock() // even if an application's codec panics
-	if c.state.Load()&closing != 0 {
-		return
+	switch {
+	case c.state.Load()&closing != 0:
+		return nil
+	case c.pending.last == nil && c.ending == nil:
+		b := encode(c.loop.beatBuffer[:0])
+		if cap(b) <= maxBeats {
+			c.loop.beatBuffer = b[:0]
+		}
+		return b
 	}
 	p := c.pending.writable()
 	before := len(p.b)
 	p.addControl(encode(p.b))
 	c.queued += int32(len(p.b) - before)
+	return nil
+}
+
+// writeBeat writes a heartbeat, with nothing before it. What the kernel does not
+// take waits.
+func (c *Conn) writeBeat(b []byte) {
+	n, err := c.loop.core.kernel.Write(int(c.fd), b)
+	if n == len(b) {
+		c.wrote(n, 1)
+		return
+	}
+	p := getOutbuf()
+	p.addControl(append(p.b, b...))
+	if err := c.taken(p, n, err); err != nil {
+		c.outputFailed(err)
+	}
 }
