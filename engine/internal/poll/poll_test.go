@@ -3,6 +3,9 @@
 package poll_test
 
 import (
+	"context"
+	"os"
+	"os/exec"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -21,6 +24,7 @@ type recorder struct {
 	served  func()
 	woken   func()
 	expired func()
+	selfish bool // Served does not say that others may be waiting
 }
 
 func (r *recorder) Ready(fd int, ev poll.Events) {
@@ -34,6 +38,9 @@ func (r *recorder) Coming(int) {}
 func (r *recorder) Served() poll.Wait {
 	if r.served != nil {
 		r.served()
+	}
+	if r.selfish {
+		return poll.Soon
 	}
 	return poll.Yield | poll.Soon
 }
@@ -350,5 +357,49 @@ func TestServed(t *testing.T) {
 		}
 		want := (round + 1) * int64(len(peers))
 		eventually(t, "all that was ready is served", func() bool { return ready.Load() >= want && served.Load() == ready.Load() })
+	}
+}
+
+// However a poller waits, it keeps nobody else from running for long: with one P,
+// whoever sends what it waits for needs that, and so does the collector.
+func TestOthersRun(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var got atomic.Int64
+	r := &recorder{selfish: true, ready: func(fd int, _ poll.Events) {
+		var b [1]byte
+		if n, _ := unix.Read(fd, b[:]); n == 1 {
+			got.Add(1)
+		}
+	}}
+	do := start(t, r)
+	fd, peer := pair(t)
+	do(func() {
+		if err := r.p.Add(fd); err != nil {
+			t.Error(err)
+		}
+	})
+	for sent := int64(1); sent <= 50; sent++ {
+		if _, err := unix.Write(peer, []byte{1}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "what was sent arrives", func() bool { return got.Load() == sent })
+		if sent%10 == 0 {
+			runtime.GC()
+		}
+	}
+}
+
+// Nor does that hang on the signals by which Go's scheduler stops who runs for too
+// long, which can be turned off.
+func TestOthersRunWithoutSignals(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs a test in another process")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	child := exec.CommandContext(ctx, os.Args[0], "-test.run", "^TestOthersRun$")
+	child.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1")
+	if out, err := child.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
