@@ -5,6 +5,7 @@ import (
 	"io"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
@@ -54,7 +55,7 @@ func TestAskedDuringHeartbeat(t *testing.T) {
 			conns := make(chan *engine.Conn, 1)
 			asked := make(chan error, 1)
 			i := &interrupting{inner: native}
-			cfg := listenOne(engine.Handler{Open: func(c *engine.Conn) error { conns <- c; return nil }}, heartbeat.Relaxed())
+			cfg := listenOne(engine.Handler{Open: func(c *engine.Conn) error { conns <- c; return nil }}, heartbeat.Config{}) // no timer comes to its help
 			cfg.Listeners[0].Codec = i
 			i.by = func() {
 				c := <-conns
@@ -67,6 +68,9 @@ func TestAskedDuringHeartbeat(t *testing.T) {
 			}
 			srv := serve(t, cfg)
 			peer := rawDial(t, srv)
+			if err := peer.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
 			write(t, peer, ping)
 			if err := <-asked; err != nil {
 				t.Fatal(err)
