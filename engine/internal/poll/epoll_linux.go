@@ -27,6 +27,8 @@ type epoll struct {
 	stopped bool
 	next    Wait // what the handler wishes
 	found   int  // looks in a row that found something, since others had a turn
+	missed  int  // looks in a row that found nothing
+	blind   int  // waits that are still to come without a look before
 	events  [maxEvents]unix.EpollEvent
 }
 
@@ -35,6 +37,9 @@ const (
 	// mostFound is how many batches are served before other goroutines of this
 	// processor have a turn.
 	mostFound = 16
+	// After so many looks in vain, as many waits come without one.
+	mostMissed = 4
+	blindWaits = 7
 	// napMillis is how long a nap is at most. A nap that is ended by an event has
 	// its timer for nothing, and the kernel programs the hardware for one only if it
 	// is the first that is due: not for one after the next tick, which comes every
@@ -124,11 +129,7 @@ func (p *epoll) Run(h Handler) error {
 // wait returns how many events there are; none after a signal.
 func (p *epoll) wait() (n int, err error) {
 	if p.next&Yield != 0 {
-		// Under load there is something more often than not.
-		if n := p.nap(0); n > 0 {
-			if p.found++; p.found >= mostFound {
-				p.letOthers()
-			}
+		if n := p.look(); n > 0 {
 			return n, nil
 		}
 		p.letOthers()
@@ -143,6 +144,27 @@ func (p *epoll) wait() (n int, err error) {
 		return 0, nil
 	}
 	return max(n, 0), os.NewSyscallError("epoll_wait", err)
+}
+
+// look returns how many events there are now. Under load there is something more
+// often than not; where looking was in vain lately, it is left out for a while.
+func (p *epoll) look() int {
+	if p.blind > 0 {
+		p.blind--
+		return 0
+	}
+	n := p.nap(0)
+	if n == 0 {
+		if p.missed++; p.missed >= mostMissed {
+			p.blind = blindWaits
+		}
+		return 0
+	}
+	p.missed = 0
+	if p.found++; p.found >= mostFound {
+		p.letOthers()
+	}
+	return n
 }
 
 // nap waits for ms milliseconds at most, without telling Go's scheduler: that costs
