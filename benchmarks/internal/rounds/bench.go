@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/proc"
@@ -89,8 +90,9 @@ type alive struct {
 	seen    []Seen
 }
 
-// start starts the server of an entry and puts its load on it.
-func (b *Bench) start(ctx context.Context, e Entry) (*alive, error) {
+// start starts the server of an entry, unless one before it has done so, and puts
+// its load on it.
+func (b *Bench) start(ctx context.Context, e Entry, before []*alive) (*alive, error) {
 	s, built := b.servers[e.Peer.Program()]
 	if !built {
 		return nil, fmt.Errorf("%s is not built on this bench", e.Peer.Name)
@@ -100,15 +102,22 @@ func (b *Bench) start(ctx context.Context, e Entry) (*alive, error) {
 	if e.Peer.Loops() > 1 { // all that there are, and the load has to find its place among them
 		serverCPU, loadCPU = proc.AnyCPU, proc.AnyCPU
 	}
-	server, err := s.Start(ctx, serverCPU)
-	if err != nil {
+	a := &alive{Entry: e}
+	started := slices.IndexFunc(before, func(other *alive) bool { return e.shares(other.Entry) })
+	var err error
+	if started >= 0 {
+		a.server = before[started].server
+	} else if a.server, err = s.Start(ctx, serverCPU); err != nil {
 		return nil, fmt.Errorf("%s: %w", e.Name, err)
 	}
-	session, err := e.Load(ctx, Site{b.program, loadCPU, load.Target{Port: server.Port, PID: server.PID(), Warmup: e.Peer.WarmUp()}, server})
+	a.session, err = e.Load(ctx, Site{b.program, loadCPU, load.Target{Port: a.server.Port, PID: a.server.PID(), Warmup: e.Peer.WarmUp()}, a.server})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", e.Name, errors.Join(err, server.Stop()))
+		if started < 0 {
+			err = errors.Join(err, a.server.Stop())
+		}
+		return nil, fmt.Errorf("%s: %w", e.Name, err)
 	}
-	return &alive{Entry: e, server: server, session: session}, nil
+	return a, nil
 }
 
 func (a *alive) window(p Plan) error {
@@ -120,8 +129,13 @@ func (a *alive) window(p Plan) error {
 	return nil
 }
 
-func (a *alive) end() error {
-	if err := errors.Join(a.session.End(), a.server.Stop()); err != nil {
+// end ends a load, and its server if no entry after it is on that, too.
+func (a *alive) end(after []*alive) error {
+	err := a.session.End()
+	if !slices.ContainsFunc(after, func(other *alive) bool { return other.server == a.server }) {
+		err = errors.Join(err, a.server.Stop())
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", a.Name, err)
 	}
 	return nil
@@ -131,12 +145,12 @@ func (a *alive) end() error {
 func (b *Bench) measure(ctx context.Context, p Plan, random *rand.Rand) (samples []Sample, err error) {
 	var all []*alive
 	defer func() {
-		for _, a := range all {
-			err = errors.Join(err, a.end())
+		for i, a := range all {
+			err = errors.Join(err, a.end(all[i+1:]))
 		}
 	}()
 	for _, i := range random.Perm(len(p.Entries)) {
-		a, err := b.start(ctx, p.Entries[i])
+		a, err := b.start(ctx, p.Entries[i], all)
 		if err != nil {
 			return nil, err
 		}

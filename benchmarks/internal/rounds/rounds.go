@@ -13,6 +13,9 @@
 // the median over the rounds, in each of which every server is a new process, and
 // the interval is over these.
 //
+// Loads are compared in the same way, on one process that all of them have their
+// connections to ([Entry.Process]).
+//
 // What takes long, and little of a processor, is measured at the same time
 // ([Abreast]).
 package rounds
@@ -23,7 +26,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/load"
@@ -67,6 +69,9 @@ type Entry struct {
 	About string
 	Peer  peers.Peer
 	Load  Loader
+	// Process names the server's process. Entries of the same name load one and the
+	// same in turn, so that only their loads differ. Empty: it has one of its own.
+	Process string
 }
 
 // Loader puts a load on a server and returns once it is ready for windows. What
@@ -117,7 +122,7 @@ func CPU(message string) Figure {
 // Entries puts the same load on all these peers.
 func Entries(all []peers.Peer, put Loader) (entries []Entry) {
 	for _, p := range all {
-		entries = append(entries, Entry{p.Name, p.About, p, put})
+		entries = append(entries, Entry{Name: p.Name, About: p.About, Peer: p, Load: put})
 	}
 	return entries
 }
@@ -154,15 +159,24 @@ func (p Plan) check() error {
 	case len(p.Figures) == 0:
 		return errors.New("no figure asked for")
 	}
-	var names []string
-	for _, e := range p.Entries {
-		if slices.Contains(names, e.Name) {
-			return fmt.Errorf("%s is there twice", e.Name)
+	for i, e := range p.Entries {
+		for _, other := range p.Entries[:i] {
+			switch {
+			case other.Name == e.Name:
+				return fmt.Errorf("%s is there twice", e.Name)
+			case !e.shares(other):
+			case other.Peer.Name != e.Peer.Name:
+				return fmt.Errorf("%s and %s are to be one process", other.Peer.Name, e.Peer.Name)
+			case p.Order == Abreast:
+				return fmt.Errorf("%s and %s load one process at the same time", other.Name, e.Name)
+			}
 		}
-		names = append(names, e.Name)
 	}
 	return nil
 }
+
+// shares says whether two entries load the same process.
+func (e Entry) shares(other Entry) bool { return e.Process != "" && e.Process == other.Process }
 
 // Measure runs all rounds. Shared says that server and load had to share a
 // processor.

@@ -141,11 +141,57 @@ func TestRefused(t *testing.T) {
 		func(p *rounds.Plan) { p.Slice = 0 },
 		func(p *rounds.Plan) { p.Figures = nil },
 		func(p *rounds.Plan) { p.Entries = lookup(t, "cfloor,cfloor", nil) },
+		func(p *rounds.Plan) { p.Entries = oneProcess(lookup(t, "cfloor,gnet", nil)) },
+		func(p *rounds.Plan) {
+			p.Entries, p.Order = oneProcess(lookup(t, "cfloor,cfloor", nil)), rounds.Abreast
+			p.Entries[1].Name = "again"
+		},
 	} {
 		p := good
 		spoil(&p)
 		if _, _, err := p.Measure(t.Context()); err == nil {
 			t.Errorf("%+v is accepted", p)
+		}
+	}
+}
+
+func oneProcess(entries []rounds.Entry) []rounds.Entry {
+	for i := range entries {
+		entries[i].Process = "one"
+	}
+	return entries
+}
+
+// Entries that share a process load the same one, a new one in each round, which
+// ends after all their loads have, whatever becomes of these.
+func TestOneProcess(t *testing.T) {
+	cctest.Linux(t)
+	cause := errors.New("cause")
+	for _, broken := range []error{nil, cause} {
+		pids := make(map[int]int)
+		p := rounds.Plan{Name: "rounds-test", Rounds: 2, Cycles: 2, Slice: 10 * time.Millisecond, Seed: 1,
+			Entries: oneProcess(lookup(t, "cfloor,cfloor,cfloor", nil)), Figures: []rounds.Figure{cpu}, Progress: io.Discard}
+		put := rounds.Mode(load.Echo{Conns: 2, Depth: 1, Payload: 8})
+		for i := range p.Entries {
+			p.Entries[i].Name = string(rune('a' + i))
+			p.Entries[i].Load = func(ctx context.Context, at rounds.Site) (rounds.Session, error) {
+				pids[at.Target.PID]++
+				if broken != nil && pids[at.Target.PID] == 2 {
+					return nil, broken
+				}
+				return put(ctx, at)
+			}
+		}
+		samples, _, err := p.Measure(t.Context())
+		if broken == nil {
+			cctest.Check(t, err)
+			if len(samples) != 6 || len(pids) != 2 {
+				t.Errorf("%d samples of processes %v, want 6 of 2", len(samples), pids)
+			}
+			continue
+		}
+		if !errors.Is(err, broken) {
+			t.Errorf("a load that cannot be put on a process that has one: %v", err)
 		}
 	}
 }
