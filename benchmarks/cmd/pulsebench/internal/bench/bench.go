@@ -85,10 +85,14 @@ type step struct {
 	max      time.Duration
 }
 
+func newSession(b Bench) *session {
+	return &session{Bench: b, plan: b.Plan, heard: make(chan fleet.Heard, 64), started: time.Now().UTC().Truncate(time.Second)}
+}
+
 // Run carries out the plan once. When ctx ends, the window ends, and the result
 // is what there is.
 func (b Bench) Run(ctx context.Context) (result.Run, error) {
-	s := &session{Bench: b, plan: b.Plan, heard: make(chan fleet.Heard, 64), started: time.Now().UTC().Truncate(time.Second)}
+	s := newSession(b)
 	if err := s.prepare(); err != nil {
 		return result.Run{}, fmt.Errorf("%w: %w", ErrSetup, err)
 	}

@@ -569,9 +569,6 @@ func children(t *testing.T) (pids []int) {
 			pids = append(pids, pid)
 		}
 	}
-	if len(pids) == 0 {
-		t.Error("no worker is running")
-	}
 	return pids
 }
 

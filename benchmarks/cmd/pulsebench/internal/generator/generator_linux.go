@@ -20,7 +20,8 @@ import (
 // workload is what tells one kind of run from another. Its methods are called
 // by the loop.
 type workload interface {
-	// begin is called once, when load is to start.
+	// begin is called when load is to start: of a closed loop in every window, of
+	// others once.
 	begin()
 	// ready: the server has answered on a connection.
 	ready(c *conn)
@@ -276,8 +277,8 @@ func (g *Generator) step() (next int64) {
 		next = min(next, g.work.due(), g.series.due())
 	}
 	if g.phase == draining {
-		if g.work.outstanding() == 0 || g.now >= g.drain {
-			g.setPhase(over)
+		if left := g.work.outstanding(); left == 0 || g.now >= g.drain {
+			g.finish(left)
 		}
 		next = min(next, g.drain)
 	}
@@ -298,6 +299,8 @@ func (g *Generator) obey() {
 		case o.Go != nil && g.phase == waiting:
 			g.window = *o.Go
 			g.setPhase(warming)
+		case o.Stop && g.phase == waiting && g.window.More:
+			g.setPhase(over)
 		case o.Stop && g.phase < warming:
 			g.fail(errors.New("stopped before load began"))
 		case o.Stop && g.phase < draining:
@@ -319,6 +322,9 @@ func (g *Generator) setPhase(p phase) {
 		g.work.begin()
 	case counting:
 		g.from = g.mark()
+		if g.window.More { // a short one is not to be shorter because it began late
+			g.window.To += g.from.at - g.window.From
+		}
 		g.series.start(g.window.From)
 	case draining:
 		g.to = g.mark()
@@ -327,13 +333,25 @@ func (g *Generator) setPhase(p phase) {
 	}
 }
 
+// finish ends a window of which that many messages are left without an answer.
+func (g *Generator) finish(left int64) {
+	if !g.window.More {
+		g.setPhase(over)
+		return
+	}
+	s := g.part()
+	s.Counters.Unanswered = left
+	g.notes.write(spec.Note{Share: s})
+	g.phase = waiting
+}
+
 // counted reports whether what was due at that time belongs to the window.
 func (g *Generator) counted(at int64) bool {
 	return g.phase >= counting && at >= g.window.From && at < g.window.To
 }
 
 func (g *Generator) mark() mark {
-	m := mark{at: monotonic.Now(), counts: g.counts, own: g.own(), spun: g.spun, machine: meter.Machine()}
+	m := mark{at: monotonic.Now(), counts: g.counts}
 	if len(g.mine.PIDs) > 0 {
 		server, err := meter.CPUs(g.mine.PIDs)
 		if err != nil {
@@ -341,6 +359,8 @@ func (g *Generator) mark() mark {
 		}
 		m.server = server
 	}
+	m.own, m.spun = g.own(), g.spun
+	m.machine = meter.Machine() // last: it takes the longest, and the server does not wait
 	return m
 }
 
@@ -361,13 +381,18 @@ func (g *Generator) problem(format string, args ...any) {
 	}
 }
 
-// share is what this worker found.
-func (g *Generator) share() (*spec.Share, error) {
-	s := &spec.Share{
+// part is what was counted within the window, and what has spoilt it.
+func (g *Generator) part() *spec.Share {
+	return &spec.Share{
 		From: g.from.at, To: g.to.at, Counters: g.to.counts.Sub(g.from.counts), Total: g.counts,
 		OwnCPU: g.to.own - g.from.own, Spun: g.to.spun - g.from.spun, ServerCPU: g.to.server - g.from.server, MachineCPU: g.to.machine - g.from.machine,
 		Lost: g.lost, Problems: g.problems, Stopped: g.stopped,
 	}
+}
+
+// share is what this worker found.
+func (g *Generator) share() (*spec.Share, error) {
+	s := g.part()
 	g.work.report(s) // which may count what never came
 	// These two are decided after the window, about messages within it.
 	s.Counters.Unanswered, s.Counters.Missed = g.counts.Unanswered, g.counts.Missed

@@ -4,11 +4,15 @@ package spec
 // writes Notes to standard output, each a line of JSON. It keeps its
 // connections after the last note, and ends when its input does. Times are of
 // the monotonic clock that all processes share, in nanoseconds.
+//
+// A worker usually has one Window. One that is told of More has several, and
+// sends nothing between them; it answers each with a Share, and Stop with the
+// last one.
 
 // Order is what a worker is told.
 type Order struct {
 	Go   *Window `json:"go,omitempty"`
-	Stop bool    `json:"stop,omitempty"` // end the window now
+	Stop bool    `json:"stop,omitempty"` // end the window now; between windows, end
 }
 
 // Window says when to load, and when to count.
@@ -16,6 +20,8 @@ type Window struct {
 	Begin int64 `json:"begin"` // load from here on
 	From  int64 `json:"from"`  // count from here on
 	To    int64 `json:"to"`
+	// More windows may follow. Only a closed loop can stop and begin again.
+	More bool `json:"more,omitempty"`
 }
 
 // Note is what a worker says: one field is set.
@@ -23,7 +29,7 @@ type Note struct {
 	Opening  *Opening  `json:"opening,omitempty"`
 	Opened   bool      `json:"opened,omitempty"` // ready for a Window
 	Interval *Interval `json:"interval,omitempty"`
-	Share    *Share    `json:"share,omitempty"` // the last note
+	Share    *Share    `json:"share,omitempty"` // the last note, but for windows with More
 	Failed   string    `json:"failed,omitempty"`
 }
 
