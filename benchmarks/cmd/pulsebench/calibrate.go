@@ -6,9 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -17,8 +15,8 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/spec"
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/wire"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
-	"github.com/pulsewheel/pulsewheel/benchmarks/internal/proc"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/results"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/stats"
 	"github.com/pulsewheel/pulsewheel/benchmarks/load"
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
@@ -27,25 +25,24 @@ import (
 // calibration is what to calibrate with.
 type calibration struct {
 	rounds    int
-	echo      load.Echo
+	cycles    int
+	slice     time.Duration
+	echo      load.Echo // but for its depth
 	depths    []int
-	servers   []peers.Server
-	tolerance float64
+	servers   []peers.Peer
+	tolerance float64 // percent
 	seed      uint64
 	progress  io.Writer
 }
 
-// reading is one server put under one load once.
-type reading struct {
-	Round     int     `json:"round"`
-	Place     int     `json:"place"`
-	Server    string  `json:"server"`
-	Depth     int     `json:"depth"`
-	Load      string  `json:"load"`
-	Rate      float64 `json:"messages_per_second"`
-	ServerCPU float64 `json:"server_cpu_ns_per_message"`
-	LoadCPU   float64 `json:"load_cpu_ns_per_message"`
-	LoadShare float64 `json:"load_cpu_share"`
+// matter is one server at one depth: a process that both loads have their
+// connections to, and that they load in turn, so that nothing but the load can
+// make a difference.
+type matter struct {
+	server  peers.Peer
+	depth   int
+	plan    rounds.Plan
+	samples []rounds.Sample
 }
 
 // The two loads.
@@ -54,17 +51,25 @@ const (
 	ours = "pulsebench"
 )
 
+var (
+	serverCPU = rounds.CPU("message")
+	rate      = rounds.Figure{Key: "per_second", Name: "messages per second", Unit: "1/s", More: true, Of: load.Result.Rate}
+	ownCPU    = rounds.Figure{Key: "load_cpu_ns", Name: "load's own CPU per message", Unit: "ns",
+		Of: func(r load.Result) float64 { return float64(r.LoadCPU) / float64(r.Messages) }}
+)
+
 func calibrateCommand(ctx context.Context, args []string, out, progress io.Writer) error {
 	set := flag.NewFlagSet("calibrate", flag.ContinueOnError)
-	c := calibration{progress: progress, echo: load.Echo{}}
-	set.IntVar(&c.rounds, "n", 15, "rounds: how often each server is put under both loads")
-	set.IntVar(&c.echo.Conns, "conns", 1000, "connections")
+	c := calibration{progress: progress}
+	set.IntVar(&c.rounds, "n", 15, "rounds: how often each server is started, and put under both loads")
+	set.IntVar(&c.echo.Conns, "conns", 1000, "connections of each load")
 	depths := set.String("depth", "1,4", "comma-separated messages under way on each connection")
 	set.IntVar(&c.echo.Payload, "payload", 64, "payload in bytes")
-	set.DurationVar(&c.echo.Window, "duration", 2*time.Second, "length of the window")
-	set.DurationVar(&c.echo.Warmup, "warmup", 500*time.Millisecond, "load before the window")
+	set.IntVar(&c.cycles, "cycles", 20, "windows of each load in a round")
+	set.DurationVar(&c.slice, "slice", 50*time.Millisecond, "length of a window")
+	set.DurationVar(&c.echo.Warmup, "warmup", 500*time.Millisecond, "load of each kind before the first window")
 	servers := set.String("servers", "cfloor,pulsewheel", "comma-separated servers")
-	set.Float64Var(&c.tolerance, "tolerance", 3, "percent by which the loads may differ")
+	set.Float64Var(&c.tolerance, "tolerance", 3, "percent by which a server's CPU time per message may differ")
 	set.Uint64Var(&c.seed, "seed", 0, "of the order and the bootstrap (default random)")
 	to := set.String("out", "", "folder for calibrate.jsonl and calibrate.md; \"none\" for nowhere (default benchmarks/results/DATE)")
 	smoke := set.Bool("smoke", false, "a tiny run that only shows that everything works; writes nothing unless -out is given")
@@ -82,12 +87,12 @@ func calibrateCommand(ctx context.Context, args []string, out, progress io.Write
 	if c.depths, err = numbers("-depth", *depths, 1); err != nil {
 		return usageError(err)
 	}
-	if c.rounds < 1 || len(c.depths) == 0 {
-		return usageError(errors.New("-n and -depth: want at least one"))
+	if c.rounds < 1 || c.cycles < 1 || len(c.depths) == 0 || c.slice <= 0 {
+		return usageError(errors.New("-n, -cycles, -slice and -depth: want at least one"))
 	}
 	if *smoke {
-		c.rounds, c.depths = 1, c.depths[:1]
-		c.echo = load.Echo{Conns: 20, Payload: 64, Warmup: 50 * time.Millisecond, Window: 200 * time.Millisecond}
+		c.rounds, c.cycles, c.slice, c.depths = 1, 3, 20*time.Millisecond, c.depths[:1]
+		c.echo = load.Echo{Conns: 20, Payload: 64, Warmup: 50 * time.Millisecond}
 		if *to == "" {
 			*to = results.None
 		}
@@ -100,152 +105,177 @@ func calibrateCommand(ctx context.Context, args []string, out, progress io.Write
 	if err != nil {
 		return err
 	}
-	found, err := peers.Lookup(*servers)
-	if err != nil {
+	if c.servers, err = peers.Lookup(*servers); err != nil {
 		return usageError(err)
 	}
-	tmp, err := os.MkdirTemp("", "pulsebench-calibrate-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	if c.servers, err = peers.Build(ctx, tmp, found); err != nil {
-		return err
-	}
-	program, err := load.Build(ctx, tmp)
-	if err != nil {
-		return err
-	}
-	readings, shared, err := c.measure(ctx, program)
+	matters, shared, err := c.measure(ctx)
 	if err != nil {
 		return err
 	}
 	facts := machine.Gather("benchmarks/cmd/pulsebench calibrate", set, "out")
-	table, within := c.table(readings, shared)
+	table, agree := c.table(matters, shared)
 	table += "\n" + facts.Markdown()
 	fmt.Fprint(out, table)
-	lines := []any{map[string]any{"kind": "facts", "data": facts}}
-	for _, r := range readings {
-		lines = append(lines, map[string]any{"kind": "reading", "data": r})
-	}
-	if err := results.Write(dir, "calibrate", lines, table); err != nil {
+	if err := results.Write(dir, "calibrate", lines(matters, facts), table); err != nil {
 		return err
 	}
-	if !within && !*smoke {
-		return fmt.Errorf("the loads differ by more than %g %%", c.tolerance)
+	if !agree && !*smoke {
+		return fmt.Errorf("it is not shown that the loads agree within %g %%", c.tolerance)
 	}
 	return nil
 }
 
-// measure takes all readings; within a round and depth a server is put under
-// both loads one after the other, in random order.
-func (c calibration) measure(ctx context.Context, program load.Program) (readings []reading, shared bool, err error) {
-	serverCPU, loadCPU, shared, err := proc.Pair()
+// measure takes all rounds. Within one, each server and depth has its turn, in
+// random order.
+func (c calibration) measure(ctx context.Context) (matters []*matter, shared bool, err error) {
+	for _, server := range c.servers {
+		for _, depth := range c.depths {
+			matters = append(matters, c.matter(server, depth))
+		}
+	}
+	b, err := rounds.Open(ctx, "calibrate", c.servers, c.progress)
 	if err != nil {
 		return nil, false, err
 	}
+	defer b.Close()
 	random := rand.New(rand.NewPCG(c.seed, 0))
 	for round := range c.rounds {
-		for _, at := range random.Perm(len(c.servers) * len(c.depths)) {
-			server, depth := c.servers[at/len(c.depths)], c.depths[at%len(c.depths)]
-			for place, i := range random.Perm(2) {
-				r := reading{Round: round, Place: place, Server: server.Name, Depth: depth, Load: [...]string{inC, ours}[i]}
-				if err := c.once(ctx, program, server, serverCPU, loadCPU, &r); err != nil {
-					return nil, shared, fmt.Errorf("round %d, %s under %s: %w", round+1, r.Server, r.Load, err)
-				}
-				readings = append(readings, r)
-				fmt.Fprintf(c.progress, "round %d/%d  %-12s depth %-3d %-10s %9.0f/s, server %6.0f ns, load %6.0f ns a message, load busy %3.0f %%\n",
-					round+1, c.rounds, r.Server, r.Depth, r.Load, r.Rate, r.ServerCPU, r.LoadCPU, 100*r.LoadShare)
+		for _, i := range random.Perm(len(matters)) {
+			m := matters[i]
+			samples, err := b.Round(ctx, m.plan, round, random)
+			if err != nil {
+				return nil, b.Shared, err
 			}
+			m.samples = append(m.samples, samples...)
 		}
 	}
-	return readings, shared, nil
+	return matters, b.Shared, nil
 }
 
-func (c calibration) once(ctx context.Context, program load.Program, s peers.Server, serverCPU, loadCPU int, r *reading) (err error) {
-	running, err := s.Start(ctx, serverCPU)
-	if err != nil {
-		return err
+func (c calibration) matter(server peers.Peer, depth int) *matter {
+	m := &matter{server: server, depth: depth}
+	echo := c.echo
+	echo.Depth = depth
+	entry := func(name string, put rounds.Loader) rounds.Entry {
+		return rounds.Entry{Name: m.under(name), About: server.About, Peer: server, Load: put, Process: server.Name}
 	}
-	defer func() { err = errors.Join(err, running.Stop()) }()
-	if r.Load == inC {
-		echo := c.echo
-		echo.Depth = r.Depth
-		got, err := program.Echo(ctx, loadCPU, load.Target{Port: running.Port, PID: running.PID()}, echo)
+	m.plan = rounds.Plan{
+		Name: "calibrate", Rounds: c.rounds, Cycles: c.cycles, Slice: c.slice, Seed: c.seed, Progress: c.progress,
+		Figures: []rounds.Figure{serverCPU, rate, ownCPU},
+		Entries: []rounds.Entry{entry(inC, rounds.Mode(echo)), entry(ours, windows(echo, c.seed))},
+	}
+	return m
+}
+
+// under names the server under one of the loads.
+func (m *matter) under(load string) string {
+	return fmt.Sprintf("%s depth %d, %s", m.server.Name, m.depth, load)
+}
+
+// windowed is pulsebench as a load of package rounds.
+type windowed struct {
+	*bench.Windows
+	echo load.Echo
+}
+
+// windows is the loader of pulsebench: the plan of a run that does what the load
+// in C does.
+func windows(echo load.Echo, seed uint64) rounds.Loader {
+	return func(ctx context.Context, at rounds.Site) (rounds.Session, error) {
+		plan := spec.Spec{
+			Target: "127.0.0.1:" + strconv.Itoa(at.Target.Port), Workload: spec.Closed, Protocol: wire.Options{Name: "length4"},
+			Conns: echo.Conns, Payload: strconv.Itoa(echo.Payload), Seed: seed, Depth: echo.Depth,
+			Arrivals: spec.Uniform, End: spec.EndFin, Senders: 1, Connecting: 128, ConnectLimit: 30 * time.Second,
+			Warmup: max(echo.Warmup, at.Target.Warmup), Duration: time.Second, Drain: 5 * time.Second,
+			DetectLimit: time.Second, MaxOutstanding: 1_000_000, Workers: 1, SaturatedAt: 1,
+		}
+		w, err := bench.Bench{Plan: plan, PIDs: []int{at.Target.PID}, CPUs: []int{at.CPU}}.Open(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		r.Rate, r.ServerCPU = float64(got.Messages)/got.Seconds, got.CPUPerMessage()
-		r.LoadCPU, r.LoadShare = float64(got.LoadCPU)/float64(got.Messages), float64(got.LoadCPU)/1e9/got.Seconds
-		return nil
-	}
-	got, err := bench.Bench{Plan: c.plan(running.Port, r.Depth), PIDs: []int{running.PID()}, CPUs: []int{loadCPU}}.Run(ctx)
-	if err != nil {
-		return err
-	}
-	if len(got.Problems) > 0 {
-		return errors.New(strings.Join(got.Problems, "; "))
-	}
-	if got.Interrupted {
-		return context.Canceled
-	}
-	r.Rate, r.ServerCPU = got.MessagesPerSecond, got.Server.CPUPerMessage
-	r.LoadCPU, r.LoadShare = got.Client.CPUPerMessage, got.Client.Shares[0]
-	return nil
-}
-
-// plan is the plan of a run that does what the load in C does.
-func (c calibration) plan(port, depth int) spec.Spec {
-	return spec.Spec{
-		Target: "127.0.0.1:" + strconv.Itoa(port), Workload: spec.Closed, Protocol: wire.Options{Name: "length4"},
-		Conns: c.echo.Conns, Payload: strconv.Itoa(c.echo.Payload), Seed: c.seed, Depth: depth,
-		Arrivals: spec.Uniform, End: spec.EndFin, Senders: 1, Connecting: 128, ConnectLimit: 30 * time.Second,
-		Warmup: c.echo.Warmup, Duration: c.echo.Window, Drain: 5 * time.Second, Step: max(c.echo.Window, 10*time.Millisecond),
-		DetectLimit: time.Second, MaxOutstanding: 1_000_000, Workers: 1, SaturatedAt: 1,
+		return windowed{w, echo}, nil
 	}
 }
 
-// table compares the loads, and reports whether all is within the tolerance.
-func (c calibration) table(readings []reading, shared bool) (text string, within bool) {
-	within = true
+func (w windowed) Window(d time.Duration) (rounds.Seen, error) {
+	s, err := w.Windows.Window(d)
+	return rounds.Seen{Result: load.Result{
+		Mode: ours, Conns: w.echo.Conns, Depth: w.echo.Depth, Payload: w.echo.Payload, Warmup: w.echo.Warmup.Seconds(),
+		Seconds: time.Duration(s.To - s.From).Seconds(), Messages: s.Counters.Messages, Reads: s.Counters.Reads, Writes: s.Counters.Writes,
+		ServerCPU: s.ServerCPU, LoadCPU: s.OwnCPU, MachineCPU: s.MachineCPU,
+	}}, err
+}
+
+// table compares the loads, and reports whether they agree on everything.
+func (c calibration) table(matters []*matter, shared bool) (text string, agree bool) {
+	agree = true
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Calibration: the same servers under pulsebench and under a load generator in C\n\n")
-	fmt.Fprintf(&b, "%d connections, payload %d B, %d rounds, both loads one after the other within a round, window %v after %v. Ratios are of pairs, pulsebench to C: median [95 %% bootstrap interval].\n\n",
-		c.echo.Conns, c.echo.Payload, c.rounds, c.echo.Window, c.echo.Warmup)
+	fmt.Fprintf(&b, "%d connections of each load to the same process, payload %d B. %d rounds, in each a new process, %d windows of %v for each load, in random order (seed %d), after %v of each. "+
+		"Ratios are pulsebench's to C's: a round's is the median of its cycles'; shown is the median of the rounds' [95 %% bootstrap interval]. "+
+		"The loads agree on a server if the interval of its CPU time per message lies within %g %% of 1.\n\n",
+		c.echo.Conns, c.echo.Payload, c.rounds, c.cycles, c.slice, c.seed, c.echo.Warmup, c.tolerance)
 	if shared {
 		fmt.Fprintf(&b, "**Server and load shared one processor.**\n\n")
 	}
-	fmt.Fprintf(&b, "| server | depth | throughput | server CPU per message | load CPU per message | load busy, C | load busy, pulsebench | within %g %% |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n", c.tolerance)
-	for _, s := range c.servers {
-		for _, depth := range c.depths {
-			rate := c.pairs(readings, s.Name, depth, func(r reading) float64 { return r.Rate })
-			cpu := c.pairs(readings, s.Name, depth, func(r reading) float64 { return r.ServerCPU })
-			own := c.pairs(readings, s.Name, depth, func(r reading) float64 { return r.LoadCPU })
-			busy := func(name string) float64 {
-				return 100 * stats.Median(of(readings, s.Name, depth, name, func(r reading) float64 { return r.LoadShare }))
-			}
-			ok := math.Abs(rate.Median-1) <= c.tolerance/100 && math.Abs(cpu.Median-1) <= c.tolerance/100
-			within = within && ok
-			verdict := "yes"
-			if !ok {
-				verdict = "**no**"
-			}
-			fmt.Fprintf(&b, "| %s | %d | %v | %v | %v | %.0f %% | %.0f %% | %s |\n", s.Name, depth, rate, cpu, own, busy(inC), busy(ours), verdict)
-		}
+	fmt.Fprintf(&b, "| server | depth | server CPU per message, C | ratio | agree | throughput | load's own CPU | server busy | load busy | messages per read | per write |\n|%s\n", strings.Repeat(" --- |", 11))
+	for _, m := range matters {
+		ratio := func(f rounds.Figure) stats.Summary { return m.plan.Compare(m.samples, f, m.under(ours), m.under(inC)) }
+		verdict := c.verdict(ratio(serverCPU))
+		agree = agree && verdict == agreed
+		fmt.Fprintf(&b, "| %s | %d | %.0f ns | %v | %s | %v | %v | %s | %s | %s | %s |\n", m.server.Name, m.depth,
+			stats.Median(m.of(inC, func(s rounds.Sample) float64 { return s.Value(serverCPU) })),
+			ratio(serverCPU), verdict, ratio(rate), ratio(ownCPU),
+			m.both("%.0f %%", func(s rounds.Sample) float64 { return 100 * s.ServerBusy() }),
+			m.both("%.0f %%", func(s rounds.Sample) float64 { return 100 * s.LoadBusy() }),
+			m.both("%.2f", func(s rounds.Sample) float64 { return float64(s.Messages) / float64(s.Reads) }),
+			m.both("%.2f", func(s rounds.Sample) float64 { return float64(s.Messages) / float64(s.Writes) }))
 	}
-	return b.String(), within
+	fmt.Fprintf(&b, "\nWhere there are two figures, the first is of the load in C. Reads and writes are the load's own.\n")
+	return b.String(), agree
 }
 
-// of picks a figure of the readings of one server, depth and load, by round.
-func of(readings []reading, server string, depth int, load string, figure func(reading) float64) (list []float64) {
-	for _, r := range readings {
-		if r.Server == server && r.Depth == depth && r.Load == load {
-			list = append(list, figure(r))
+const agreed = "yes"
+
+// verdict says whether the loads agree by this ratio. An interval that reaches
+// beyond the tolerance shows neither that they do nor that they do not.
+func (c calibration) verdict(ratio stats.Summary) string {
+	low, high := 1-c.tolerance/100, 1+c.tolerance/100
+	switch {
+	case ratio.N > 0 && ratio.Low >= low && ratio.High <= high:
+		return agreed
+	case ratio.N == 0 || ratio.Low <= high && ratio.High >= low:
+		return "not shown"
+	}
+	return "**no**"
+}
+
+// of picks a figure of one load, by round.
+func (m *matter) of(load string, figure func(rounds.Sample) float64) (list []float64) {
+	for _, s := range m.samples {
+		if s.Server == m.under(load) {
+			list = append(list, figure(s))
 		}
 	}
 	return list
 }
 
-func (c calibration) pairs(readings []reading, server string, depth int, figure func(reading) float64) stats.Summary {
-	return stats.Summarize(stats.Ratios(of(readings, server, depth, ours, figure), of(readings, server, depth, inC, figure)), c.seed)
+// both is the median of a figure of each load.
+func (m *matter) both(format string, figure func(rounds.Sample) float64) string {
+	return fmt.Sprintf(format+", "+format, stats.Median(m.of(inC, figure)), stats.Median(m.of(ours, figure)))
+}
+
+// lines is the raw file: facts, and every sample.
+func lines(matters []*matter, facts machine.Facts) []any {
+	type labelled struct {
+		Kind string `json:"kind"`
+		Data any    `json:"data"`
+	}
+	lines := []any{labelled{"facts", facts}}
+	for _, m := range matters {
+		for _, s := range m.samples {
+			lines = append(lines, labelled{"sample", s})
+		}
+	}
+	return lines
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +22,8 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/fleet"
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/generator"
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/result"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
+	"github.com/pulsewheel/pulsewheel/benchmarks/internal/stats"
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
@@ -219,6 +222,8 @@ func TestFlagErrors(t *testing.T) {
 		{"compare one.json", "two result files"},
 		{"report", "a result file"},
 		{"calibrate -depth 0", "-depth"},
+		{"calibrate -cycles 0", "-cycles"},
+		{"calibrate -servers nobody", "nobody"},
 		{"dance", `no command "dance"`},
 		{"", "usage"},
 	} {
@@ -340,11 +345,58 @@ func TestParentDies(t *testing.T) {
 // Calibration works from one end to the other. What it finds on a busy machine
 // in a fifth of a second means nothing.
 func TestCalibrateSmoke(t *testing.T) {
-	code, out, progress := commandLine(t, "calibrate", "-smoke", "-servers", "cfloor", "-seed", "1")
+	dir := t.TempDir()
+	code, out, progress := commandLine(t, "calibrate", "-smoke", "-servers", "cfloor", "-depth", "2", "-seed", "1", "-out", dir)
 	if strings.Contains(progress, "no C compiler") {
 		lack.Skip(t, progress)
 	}
-	if code != statusOK || !strings.Contains(out, "| cfloor | 1 |") || strings.Count(progress, "round 1/1") != 2 {
+	if code != statusOK || !strings.Contains(out, "| cfloor | 2 |") || strings.Count(progress, "round 1/1") != 2 {
 		t.Errorf("status %d:\n%s%s", code, out, progress)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "calibrate.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var modes []string
+	for line := range bytes.Lines(text) {
+		var l struct {
+			Kind string
+			Data rounds.Sample
+		}
+		if err := json.Unmarshal(line, &l); err != nil {
+			t.Fatal(err)
+		}
+		if l.Kind != "sample" {
+			continue
+		}
+		modes = append(modes, l.Data.Mode)
+		if r := l.Data; r.Conns != 20 || r.Depth != 2 || r.Payload != 64 || r.Messages == 0 || r.Value(serverCPU) <= 0 || len(r.Figures[serverCPU.Key].Cycles) != 3 {
+			t.Errorf("implausible sample %+v", r)
+		}
+	}
+	if slices.Sort(modes); !slices.Equal(modes, []string{"echo", ours}) {
+		t.Errorf("samples of %q", modes)
+	}
+}
+
+// What is near enough is only said of a whole interval.
+func TestVerdict(t *testing.T) {
+	c := calibration{tolerance: 3}
+	for _, test := range []struct {
+		low, high float64
+		n         int
+		want      string
+	}{
+		{0.98, 1.02, 15, "yes"},
+		{1.01, 1.02, 15, "yes"},
+		{0.98, 1.04, 15, "not shown"},
+		{0.9, 1.1, 15, "not shown"},
+		{1.04, 1.05, 15, "**no**"},
+		{0.9, 0.96, 15, "**no**"},
+		{0, 0, 0, "not shown"},
+	} {
+		if got := c.verdict(stats.Summary{Low: test.low, High: test.high, N: test.n}); got != test.want {
+			t.Errorf("[%g, %g] of %d: %s, want %s", test.low, test.high, test.n, got, test.want)
+		}
 	}
 }
