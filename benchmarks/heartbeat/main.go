@@ -9,8 +9,8 @@
 //
 // In the first part another process holds the connections and sends an empty
 // frame on each once per interval, which must be answered by an empty frame
-// before the next one is due. Servers are measured one after the other
-// (package rounds), since beats cannot stop for a moment.
+// before the next one is due. All servers of a round are alive at once, and
+// their connections beat in turn (package rounds).
 //
 // In the second part the connections are simulated, and what tracks them is
 // not: heartbeat.State and timingwheel.Wheel, driven as the engine's loop does
@@ -38,8 +38,8 @@ func main() {
 	flag.IntVar(&c.Rounds, "n", 15, "rounds: how often every server is measured; 0: not at all")
 	flag.IntVar(&c.load.Conns, "conns", 15000, "connections to a server")
 	flag.DurationVar(&c.load.Interval, "interval", time.Second, "time between two heartbeats of a connection")
-	flag.IntVar(&c.Cycles, "cycles", 3, "windows of a server in a round")
-	seconds := flag.Float64("seconds", 1, "length of a window")
+	flag.IntVar(&c.Cycles, "cycles", 8, "windows of a server in a round")
+	seconds := flag.Float64("seconds", 0.5, "length of a window")
 	servers := flag.String("servers", "", "comma-separated servers (default all)")
 	flag.IntVar(&c.tracking.Conns, "tracked", c.tracking.Conns, "simulated connections; 0: none")
 	seed := flag.Uint64("seed", 0, "of the order within rounds, the bootstrap and the simulation (default random)")

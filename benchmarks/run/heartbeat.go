@@ -29,7 +29,7 @@ func heartbeat(name string, conns int) workload {
 		title:   fmt.Sprintf("%d connections that do nothing but beat, once a second each", conns),
 		work:    control.Echo,
 		figures: []rounds.Figure{rounds.CPU("heartbeat"), collected, peak},
-		cycles:  3, slice: time.Second, conns: conns,
+		cycles:  6, slice: time.Second / 2, conns: conns,
 		entries: func(_ *tools, found []peers.Peer, smoke bool) []rounds.Entry {
 			idle := load.Idle{Conns: conns, Interval: time.Second, Warmup: time.Second, Quiet: true}
 			if smoke {

@@ -60,7 +60,7 @@ var workloads = []workload{
 	echo("echo-64-depth-1", 1000, 1, 64, cycles, slice),
 	echo("echo-4k", 1000, 4, 4<<10, cycles, slice),
 	echo("echo-64k", 200, 2, 64<<10, cycles, slice),
-	echo("echo-10k-conns", 10_000, 1, 64, cyclesOfMany, sliceOfMany),
+	echo("echo-10k-conns", 10_000, 1, 64, 8, sliceOfMany),
 	room("room", 48, 21),
 	few(broadcast("broadcast", 10_000)),
 	churn("churn", 64),

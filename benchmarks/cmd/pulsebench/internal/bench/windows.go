@@ -10,8 +10,8 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/spec"
 )
 
-// Windows is the load of a closed loop that is quiet but for its windows, so that
-// it can take turns with others on the same server. It is what a run does, by the
+// Windows is the load of a closed or an open loop that is quiet but for its
+// windows, so that it can take turns with others on the same server. It is what a run does, by the
 // same worker, but for the pauses. Its methods are for one goroutine.
 type Windows struct {
 	ctx context.Context
@@ -22,8 +22,8 @@ type Windows struct {
 // Open carries out a plan up to the end of its warm-up. What it returns is to be
 // ended, and fails once ctx has.
 func (b Bench) Open(ctx context.Context) (*Windows, error) {
-	if b.Plan.Workload != spec.Closed || b.Plan.Workers != 1 {
-		return nil, fmt.Errorf("%w: only one worker's closed loop has windows", ErrSetup)
+	if b.Plan.Workload != spec.Closed && b.Plan.Workload != spec.Open || b.Plan.Workers != 1 {
+		return nil, fmt.Errorf("%w: only one worker's closed or open loop has windows", ErrSetup)
 	}
 	b.Plan.Step = spec.MaxDuration // windows have no series
 	s := newSession(b)
