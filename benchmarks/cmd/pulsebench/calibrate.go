@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -27,20 +28,24 @@ type calibration struct {
 	rounds    int
 	cycles    int
 	slice     time.Duration
-	echo      load.Echo // but for its depth
-	depths    []int
+	conns     int
+	payload   int
+	warmup    time.Duration
+	share     float64 // of a server's closed loop, in percent: the rate of its open loop; 0: none
+	depths    []int   // of closed loops
 	servers   []peers.Peer
 	tolerance float64 // percent
 	seed      uint64
 	progress  io.Writer
 }
 
-// matter is one server at one depth: a process that both loads have their
-// connections to, and that they load in turn, so that nothing but the load can
-// make a difference.
+// matter is one server in an open loop or at one depth of a closed one: a process
+// that both loads have their connections to, and that they load in turn, so that
+// nothing but the load can make a difference.
 type matter struct {
 	server  peers.Peer
-	depth   int
+	depth   int     // 0: an open loop
+	rate    float64 // of that, messages a second
 	plan    rounds.Plan
 	samples []rounds.Sample
 }
@@ -62,13 +67,14 @@ func calibrateCommand(ctx context.Context, args []string, out, progress io.Write
 	set := flag.NewFlagSet("calibrate", flag.ContinueOnError)
 	c := calibration{progress: progress}
 	set.IntVar(&c.rounds, "n", 15, "rounds: how often each server is started, and put under both loads")
-	set.IntVar(&c.echo.Conns, "conns", 1000, "connections of each load")
-	depths := set.String("depth", "1,4", "comma-separated messages under way on each connection")
-	set.IntVar(&c.echo.Payload, "payload", 64, "payload in bytes")
+	set.IntVar(&c.conns, "conns", 1000, "connections of each load")
+	set.Float64Var(&c.share, "open", 50, "rate of the open loops, in percent of what a server does in a closed one with one message under way on each connection; 0: no open loops")
+	depths := set.String("depth", "1", "closed loops: comma-separated messages under way on each connection; none: no closed loops")
+	set.IntVar(&c.payload, "payload", 64, "payload in bytes")
 	set.IntVar(&c.cycles, "cycles", 20, "windows of each load in a round")
 	set.DurationVar(&c.slice, "slice", 50*time.Millisecond, "length of a window")
-	set.DurationVar(&c.echo.Warmup, "warmup", 500*time.Millisecond, "load of each kind before the first window")
-	servers := set.String("servers", "cfloor,pulsewheel", "comma-separated servers")
+	set.DurationVar(&c.warmup, "warmup", 500*time.Millisecond, "load of each kind before the first window")
+	servers := set.String("servers", "cfloor,gnet,pulsewheel", "comma-separated servers")
 	set.Float64Var(&c.tolerance, "tolerance", 3, "percent by which a server's CPU time per message may differ")
 	set.Uint64Var(&c.seed, "seed", 0, "of the order and the bootstrap (default random)")
 	to := set.String("out", "", "folder for calibrate.jsonl and calibrate.md; \"none\" for nowhere (default benchmarks/results/DATE)")
@@ -84,15 +90,22 @@ func calibrateCommand(ctx context.Context, args []string, out, progress io.Write
 		return usageError(fmt.Errorf("unexpected argument %q", set.Arg(0)))
 	}
 	var err error
-	if c.depths, err = numbers("-depth", *depths, 1); err != nil {
-		return usageError(err)
+	if *depths != "none" {
+		if c.depths, err = numbers("-depth", *depths, 1); err != nil {
+			return usageError(err)
+		}
 	}
-	if c.rounds < 1 || c.cycles < 1 || len(c.depths) == 0 || c.slice <= 0 {
-		return usageError(errors.New("-n, -cycles, -slice and -depth: want at least one"))
+	switch {
+	case c.rounds < 1 || c.cycles < 1 || c.slice <= 0:
+		return usageError(errors.New("-n, -cycles and -slice: want at least one"))
+	case c.share < 0 || c.share > 100:
+		return usageError(fmt.Errorf("-open %g, want 0 to 100 percent", c.share))
+	case c.share == 0 && len(c.depths) == 0:
+		return usageError(errors.New("-open 0 and -depth none leave nothing to measure"))
 	}
 	if *smoke {
-		c.rounds, c.cycles, c.slice, c.depths = 1, 3, 20*time.Millisecond, c.depths[:1]
-		c.echo = load.Echo{Conns: 20, Payload: 64, Warmup: 50 * time.Millisecond}
+		c.rounds, c.cycles, c.slice, c.depths = 1, 3, 20*time.Millisecond, c.depths[:min(1, len(c.depths))]
+		c.conns, c.payload, c.warmup = 20, 64, 50*time.Millisecond
 		if *to == "" {
 			*to = results.None
 		}
@@ -125,20 +138,27 @@ func calibrateCommand(ctx context.Context, args []string, out, progress io.Write
 	return nil
 }
 
-// measure takes all rounds. Within one, each server and depth has its turn, in
+// measure takes all rounds. Within one, each server and loop has its turn, in
 // random order.
 func (c calibration) measure(ctx context.Context) (matters []*matter, shared bool, err error) {
-	for _, server := range c.servers {
-		for _, depth := range c.depths {
-			matters = append(matters, c.matter(server, depth))
-		}
-	}
 	b, err := rounds.Open(ctx, "calibrate", c.servers, c.progress)
 	if err != nil {
 		return nil, false, err
 	}
 	defer b.Close()
 	random := rand.New(rand.NewPCG(c.seed, 0))
+	for _, server := range c.servers {
+		if c.share > 0 {
+			capacity, err := c.capacity(ctx, b, server, random)
+			if err != nil {
+				return nil, b.Shared, fmt.Errorf("what %s can do: %w", server.Name, err)
+			}
+			matters = append(matters, c.open(server, max(1, math.Round(capacity*c.share/100))))
+		}
+		for _, depth := range c.depths {
+			matters = append(matters, c.closed(server, depth))
+		}
+	}
 	for round := range c.rounds {
 		for _, i := range random.Perm(len(matters)) {
 			m := matters[i]
@@ -152,102 +172,168 @@ func (c calibration) measure(ctx context.Context) (matters []*matter, shared boo
 	return matters, b.Shared, nil
 }
 
-func (c calibration) matter(server peers.Peer, depth int) *matter {
+// capacity is the rate of a server's closed loop under the load in C, with one
+// message under way on each connection.
+func (c calibration) capacity(ctx context.Context, b *rounds.Bench, server peers.Peer, random *rand.Rand) (perSecond float64, err error) {
+	p := rounds.Plan{Name: "capacity", Rounds: 1, Cycles: c.cycles, Slice: c.slice, Progress: c.progress, Figures: []rounds.Figure{rate},
+		Entries: rounds.Entries([]peers.Peer{server}, rounds.Mode(c.echo(1)))}
+	samples, err := b.Round(ctx, p, 0, random)
+	if err != nil {
+		return 0, err
+	}
+	return samples[0].Value(rate), nil
+}
+
+func (c calibration) echo(depth int) load.Echo {
+	return load.Echo{Conns: c.conns, Depth: depth, Payload: c.payload, Warmup: c.warmup}
+}
+
+func (c calibration) closed(server peers.Peer, depth int) *matter {
 	m := &matter{server: server, depth: depth}
-	echo := c.echo
-	echo.Depth = depth
+	c.pair(m, c.echo(depth), spec.Spec{Workload: spec.Closed, Depth: depth})
+	return m
+}
+
+// open has both loads awake all the time, so that they send when it is due, and not
+// when they happen to be woken.
+func (c calibration) open(server peers.Peer, rate float64) *matter {
+	m := &matter{server: server, rate: rate}
+	c.pair(m, load.Open{Conns: c.conns, Payload: c.payload, Rate: rate, Warmup: c.warmup},
+		spec.Spec{Workload: spec.Open, Rate: rate, Spin: time.Second, Depth: 1})
+	return m
+}
+
+// pair plans a matter: the load in C, and a run of pulsebench that does the same.
+func (c calibration) pair(m *matter, mode load.Mode, plan spec.Spec) {
 	entry := func(name string, put rounds.Loader) rounds.Entry {
-		return rounds.Entry{Name: m.under(name), About: server.About, Peer: server, Load: put, Process: server.Name}
+		return rounds.Entry{Name: m.under(name), About: m.server.About, Peer: m.server, Load: put, Process: m.server.Name}
 	}
 	m.plan = rounds.Plan{
 		Name: "calibrate", Rounds: c.rounds, Cycles: c.cycles, Slice: c.slice, Seed: c.seed, Progress: c.progress,
 		Figures: []rounds.Figure{serverCPU, rate, ownCPU},
-		Entries: []rounds.Entry{entry(inC, rounds.Mode(echo)), entry(ours, windows(echo, c.seed))},
+		Entries: []rounds.Entry{entry(inC, rounds.Mode(mode)), entry(ours, c.windows(plan))},
 	}
-	return m
+}
+
+// loop says how a matter is loaded.
+func (m *matter) loop() string {
+	if m.depth == 0 {
+		return fmt.Sprintf("open, %.0f/s", m.rate)
+	}
+	return fmt.Sprintf("closed, depth %d", m.depth)
 }
 
 // under names the server under one of the loads.
 func (m *matter) under(load string) string {
-	return fmt.Sprintf("%s depth %d, %s", m.server.Name, m.depth, load)
+	return fmt.Sprintf("%s %s, %s", m.server.Name, m.loop(), load)
 }
 
 // windowed is pulsebench as a load of package rounds.
 type windowed struct {
 	*bench.Windows
-	echo load.Echo
+	plan spec.Spec
+	conf calibration
 }
 
-// windows is the loader of pulsebench: the plan of a run that does what the load
-// in C does.
-func windows(echo load.Echo, seed uint64) rounds.Loader {
+// windows is the loader of pulsebench.
+func (c calibration) windows(plan spec.Spec) rounds.Loader {
 	return func(ctx context.Context, at rounds.Site) (rounds.Session, error) {
-		plan := spec.Spec{
-			Target: "127.0.0.1:" + strconv.Itoa(at.Target.Port), Workload: spec.Closed, Protocol: wire.Options{Name: "length4"},
-			Conns: echo.Conns, Payload: strconv.Itoa(echo.Payload), Seed: seed, Depth: echo.Depth,
-			Arrivals: spec.Uniform, End: spec.EndFin, Senders: 1, Connecting: 128, ConnectLimit: 30 * time.Second,
-			Warmup: max(echo.Warmup, at.Target.Warmup), Duration: time.Second, Drain: 5 * time.Second,
-			DetectLimit: time.Second, MaxOutstanding: 1_000_000, Workers: 1, SaturatedAt: 1,
-		}
+		plan := plan
+		plan.Target = "127.0.0.1:" + strconv.Itoa(at.Target.Port)
+		plan.Protocol = wire.Options{Name: "length4"}
+		plan.Conns, plan.Payload, plan.Seed = c.conns, strconv.Itoa(c.payload), c.seed
+		plan.Arrivals, plan.End, plan.Senders = spec.Uniform, spec.EndFin, 1
+		plan.Connecting, plan.ConnectLimit = 128, 30*time.Second
+		plan.Warmup, plan.Duration, plan.Drain = max(c.warmup, at.Target.Warmup), time.Second, 5*time.Second
+		plan.DetectLimit, plan.MaxOutstanding, plan.Workers, plan.SaturatedAt = time.Second, 1_000_000, 1, 1
 		w, err := bench.Bench{Plan: plan, PIDs: []int{at.Target.PID}, CPUs: []int{at.CPU}}.Open(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return windowed{w, echo}, nil
+		return windowed{w, plan, c}, nil
 	}
 }
 
 func (w windowed) Window(d time.Duration) (rounds.Seen, error) {
 	s, err := w.Windows.Window(d)
 	return rounds.Seen{Result: load.Result{
-		Mode: ours, Conns: w.echo.Conns, Depth: w.echo.Depth, Payload: w.echo.Payload, Warmup: w.echo.Warmup.Seconds(),
+		Mode: ours, Conns: w.conf.conns, Depth: w.plan.Depth, Payload: w.conf.payload, Warmup: w.plan.Warmup.Seconds(),
 		Seconds: time.Duration(s.To - s.From).Seconds(), Messages: s.Counters.Messages, Reads: s.Counters.Reads, Writes: s.Counters.Writes,
-		ServerCPU: s.ServerCPU, LoadCPU: s.OwnCPU, MachineCPU: s.MachineCPU,
+		ServerCPU: s.ServerCPU, LoadCPU: s.OwnCPU, MachineCPU: s.MachineCPU - s.Spun,
 	}}, err
 }
 
-// table compares the loads, and reports whether they agree on everything.
+// loadLimit is the part of its processor above which a load is what limits a closed
+// loop. A run that is above it is refused, and here it shows nothing.
+const loadLimit = 0.85
+
+// table compares the loads, and reports whether they agree wherever that can be
+// told.
 func (c calibration) table(matters []*matter, shared bool) (text string, agree bool) {
-	agree = true
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Calibration: the same servers under pulsebench and under a load generator in C\n\n")
 	fmt.Fprintf(&b, "%d connections of each load to the same process, payload %d B. %d rounds, in each a new process, %d windows of %v for each load, in random order (seed %d), after %v of each. "+
 		"Ratios are pulsebench's to C's: a round's is the median of its cycles'; shown is the median of the rounds' [95 %% bootstrap interval]. "+
-		"The loads agree on a server if the interval of its CPU time per message lies within %g %% of 1.\n\n",
-		c.echo.Conns, c.echo.Payload, c.rounds, c.cycles, c.slice, c.seed, c.echo.Warmup, c.tolerance)
+		"The loads agree on a server if the interval of its CPU time per message lies within %g %% of 1. "+
+		"Where a load was above %.0f %% of its processor, its own speed is part of what the server does, and nothing is concluded.\n\n",
+		c.conns, c.payload, c.rounds, c.cycles, c.slice, c.seed, c.warmup, c.tolerance, 100*loadLimit)
 	if shared {
 		fmt.Fprintf(&b, "**Server and load shared one processor.**\n\n")
 	}
-	fmt.Fprintf(&b, "| server | depth | server CPU per message, C | ratio | agree | throughput | load's own CPU | server busy | load busy | messages per read | per write |\n|%s\n", strings.Repeat(" --- |", 11))
+	fmt.Fprintf(&b, "| server | loop | server CPU per message, C | ratio | agree | throughput | load's own CPU | server busy | load busy | messages per read | per write |\n|%s\n", strings.Repeat(" --- |", 11))
+	judged := 0
+	agree = true
 	for _, m := range matters {
-		ratio := func(f rounds.Figure) stats.Summary { return m.plan.Compare(m.samples, f, m.under(ours), m.under(inC)) }
-		verdict := c.verdict(ratio(serverCPU))
-		agree = agree && verdict == agreed
-		fmt.Fprintf(&b, "| %s | %d | %.0f ns | %v | %s | %v | %v | %s | %s | %s | %s |\n", m.server.Name, m.depth,
+		verdict := c.verdict(m)
+		if verdict != limited {
+			judged++
+			agree = agree && verdict == agreed
+		}
+		fmt.Fprintf(&b, "| %s | %s | %.0f ns | %v | %s | %v | %v | %s | %s | %s | %s |\n", m.server.Name, m.loop(),
 			stats.Median(m.of(inC, func(s rounds.Sample) float64 { return s.Value(serverCPU) })),
-			ratio(serverCPU), verdict, ratio(rate), ratio(ownCPU),
+			m.ratio(serverCPU), verdict, m.ratio(rate), m.ratio(ownCPU),
 			m.both("%.0f %%", func(s rounds.Sample) float64 { return 100 * s.ServerBusy() }),
 			m.both("%.0f %%", func(s rounds.Sample) float64 { return 100 * s.LoadBusy() }),
 			m.both("%.2f", func(s rounds.Sample) float64 { return float64(s.Messages) / float64(s.Reads) }),
 			m.both("%.2f", func(s rounds.Sample) float64 { return float64(s.Messages) / float64(s.Writes) }))
 	}
 	fmt.Fprintf(&b, "\nWhere there are two figures, the first is of the load in C. Reads and writes are the load's own.\n")
-	return b.String(), agree
+	return b.String(), agree && judged > 0
 }
 
-const agreed = "yes"
+// What a matter shows.
+const (
+	agreed    = "yes"
+	differ    = "**no**"
+	undecided = "not shown"
+	limited   = "the load is the limit"
+)
 
-// verdict says whether the loads agree by this ratio. An interval that reaches
+// verdict says whether the loads agree on a matter. An interval that reaches
 // beyond the tolerance shows neither that they do nor that they do not.
-func (c calibration) verdict(ratio stats.Summary) string {
+func (c calibration) verdict(m *matter) string {
+	for _, load := range []string{inC, ours} {
+		if stats.Median(m.of(load, func(s rounds.Sample) float64 { return s.LoadBusy() })) > loadLimit {
+			return limited
+		}
+	}
+	return c.judge(m.ratio(serverCPU))
+}
+
+func (c calibration) judge(ratio stats.Summary) string {
 	low, high := 1-c.tolerance/100, 1+c.tolerance/100
 	switch {
 	case ratio.N > 0 && ratio.Low >= low && ratio.High <= high:
 		return agreed
 	case ratio.N == 0 || ratio.Low <= high && ratio.High >= low:
-		return "not shown"
+		return undecided
 	}
-	return "**no**"
+	return differ
+}
+
+// ratio is pulsebench's figure to that of the load in C.
+func (m *matter) ratio(f rounds.Figure) stats.Summary {
+	return m.plan.Compare(m.samples, f, m.under(ours), m.under(inC))
 }
 
 // of picks a figure of one load, by round.

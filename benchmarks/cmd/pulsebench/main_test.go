@@ -24,6 +24,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/result"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/stats"
+	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/heartbeat"
@@ -222,6 +223,8 @@ func TestFlagErrors(t *testing.T) {
 		{"compare one.json", "two result files"},
 		{"report", "a result file"},
 		{"calibrate -depth 0", "-depth"},
+		{"calibrate -open 101", "-open"},
+		{"calibrate -open 0 -depth none", "nothing to measure"},
 		{"calibrate -cycles 0", "-cycles"},
 		{"calibrate -servers nobody", "nobody"},
 		{"dance", `no command "dance"`},
@@ -350,7 +353,9 @@ func TestCalibrateSmoke(t *testing.T) {
 	if strings.Contains(progress, "no C compiler") {
 		lack.Skip(t, progress)
 	}
-	if code != statusOK || !strings.Contains(out, "| cfloor | 2 |") || strings.Count(progress, "round 1/1") != 2 {
+	// One is of what the server can do, from which the open loop's rate follows.
+	if code != statusOK || !strings.Contains(out, "| cfloor | open, ") || !strings.Contains(out, "| cfloor | closed, depth 2 |") ||
+		strings.Count(progress, "round 1/1") != 5 {
 		t.Errorf("status %d:\n%s%s", code, out, progress)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "calibrate.jsonl"))
@@ -370,11 +375,11 @@ func TestCalibrateSmoke(t *testing.T) {
 			continue
 		}
 		modes = append(modes, l.Data.Mode)
-		if r := l.Data; r.Conns != 20 || r.Depth != 2 || r.Payload != 64 || r.Messages == 0 || r.Value(serverCPU) <= 0 || len(r.Figures[serverCPU.Key].Cycles) != 3 {
+		if r := l.Data; r.Conns != 20 || strings.Contains(r.Server, "depth 2") != (r.Depth == 2) || r.Payload != 64 || r.Messages == 0 || r.Value(serverCPU) <= 0 || len(r.Figures[serverCPU.Key].Cycles) != 3 {
 			t.Errorf("implausible sample %+v", r)
 		}
 	}
-	if slices.Sort(modes); !slices.Equal(modes, []string{"echo", ours}) {
+	if slices.Sort(modes); !slices.Equal(modes, []string{"echo", "open", ours, ours}) {
 		t.Errorf("samples of %q", modes)
 	}
 }
@@ -395,8 +400,33 @@ func TestVerdict(t *testing.T) {
 		{0.9, 0.96, 15, "**no**"},
 		{0, 0, 0, "not shown"},
 	} {
-		if got := c.verdict(stats.Summary{Low: test.low, High: test.high, N: test.n}); got != test.want {
+		if got := c.judge(stats.Summary{Low: test.low, High: test.high, N: test.n}); got != test.want {
 			t.Errorf("[%g, %g] of %d: %s, want %s", test.low, test.high, test.n, got, test.want)
+		}
+	}
+}
+
+// A load that is at its limit is no measure of anything.
+func TestLoadLimit(t *testing.T) {
+	c := calibration{tolerance: 3}
+	for _, busy := range []float64{0.5, 0.9} {
+		m := c.closed(peers.Peer{Name: "server"}, 1)
+		for round := range 5 {
+			for _, load := range []string{inC, ours} {
+				s := rounds.Sample{Round: round, Server: m.under(load), Figures: map[string]rounds.Values{}}
+				for _, f := range m.plan.Figures {
+					s.Figures[f.Key] = rounds.Values{Value: 1}
+				}
+				s.Seconds, s.Messages, s.LoadCPU = 1, 1, int64(1e9*busy)
+				m.samples = append(m.samples, s)
+			}
+		}
+		want := map[bool]string{true: limited, false: agreed}[busy > loadLimit]
+		if got := c.verdict(m); got != want {
+			t.Errorf("load busy for %g: %s, want %s", busy, got, want)
+		}
+		if _, agree := c.table([]*matter{m}, false); agree != (want == agreed) {
+			t.Errorf("load busy for %g: agree %v", busy, agree)
 		}
 	}
 }

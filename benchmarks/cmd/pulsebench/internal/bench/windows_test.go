@@ -29,11 +29,17 @@ func served(t *testing.T, h engine.Handler) (*engine.Server, bench.Bench) {
 // Window follows window over the same connections, each with what came in it, and
 // between them the server hears nothing.
 func TestWindows(t *testing.T) {
+	t.Run("closed", func(t *testing.T) { testWindows(t, spec.Closed) })
+	t.Run("open", func(t *testing.T) { testWindows(t, spec.Open) })
+}
+
+func testWindows(t *testing.T, workload spec.Workload) {
 	var heard atomic.Int64
 	srv, b := served(t, engine.Handler{Message: func(c *engine.Conn, payload []byte) {
 		heard.Add(1)
 		_ = c.Send(payload)
 	}})
+	b.Plan = plan(srv, workload, "length4")
 	w, err := b.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +140,7 @@ func TestWindowInterrupted(t *testing.T) {
 func TestWindowsRefused(t *testing.T) {
 	srv, good := served(t, echo())
 	for want, change := range map[string]func(*bench.Bench){
-		"windows": func(b *bench.Bench) { b.Plan = plan(srv, spec.Open, "length4") },
+		"windows": func(b *bench.Bench) { b.Plan = plan(srv, spec.Churn, "length4") },
 		"worker":  func(b *bench.Bench) { b.Plan.Workers = 2 },
 		"refused": func(b *bench.Bench) { b.Plan.Target = "127.0.0.1:1" },
 		"-pid":    func(b *bench.Bench) { b.PIDs = []int{1 << 22} },

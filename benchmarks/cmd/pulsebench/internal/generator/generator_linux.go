@@ -20,8 +20,8 @@ import (
 // workload is what tells one kind of run from another. Its methods are called
 // by the loop.
 type workload interface {
-	// begin is called when load is to start: of a closed loop in every window, of
-	// others once.
+	// begin is called when load is to start: of closed and open loops in every
+	// window, of others once.
 	begin()
 	// ready: the server has answered on a connection.
 	ready(c *conn)

@@ -20,7 +20,7 @@ type Window struct {
 	Begin int64 `json:"begin"` // load from here on
 	From  int64 `json:"from"`  // count from here on
 	To    int64 `json:"to"`
-	// More windows may follow. Only a closed loop can stop and begin again.
+	// More windows may follow. Only closed and open loops can stop and begin again.
 	More bool `json:"more,omitempty"`
 }
 
