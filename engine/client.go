@@ -240,6 +240,7 @@ func (c *Conn) established() {
 		c.timer = 0
 	}
 	d := c.takeDial()
+	l.runs++ // whoever waits for it
 	defer func() {
 		if c.ending != nil && c.ending.now {
 			d.done(nil, fmt.Errorf("dial %v: %w", d.addr, &CloseError{Reason: c.ending.reason, Err: c.ending.err}))

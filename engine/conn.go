@@ -59,7 +59,6 @@ type Conn struct {
 	starved bool       // Send returned ErrBacklog since the last Writable
 
 	// Owned by the loop again; it stands here because here is room.
-	planned bool // its liveness goes by extra.plan
 	// large is the size class of its latest frame that did not fit half of the loop's
 	// buffer, and one more; 0: the latest was smaller.
 	large uint8
@@ -134,6 +133,8 @@ const (
 	identified
 	// pingPlaced: its liveness timer has a place in a slot of the pacer's.
 	pingPlaced
+	// planned: its liveness goes by a plan of its own.
+	planned
 )
 
 // newConn enters a descriptor into the table. It returns nil, and has given

@@ -147,7 +147,8 @@ func (c *Conn) guardOverdue(g guard) {
 	case guardDrain:
 		c.drainOverdue()
 	case guardIdle:
-		c.look()
-		c.lookForIdle()
+		if c.look(); c.ending == nil {
+			c.lookForIdle()
+		}
 	}
 }

@@ -9,10 +9,11 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
-// heard serves a heartbeat of the peer's. Where a ping and its answer look
+// heard serves a heartbeat of the peer's; last: nothing of what was read is left
+// behind it. Where a ping and its answer look
 // alike, the side that asks takes every heartbeat for an answer, and the other
 // for a question.
-func (c *Conn) heard(f codec.Frame) {
+func (c *Conn) heard(f codec.Frame, last bool) {
 	l := c.loop
 	plan, format := c.plan(), &c.profile.format
 	if f.Kind == codec.Pong || format.Answered && !format.Directed && !plan.Answers() {
@@ -41,7 +42,7 @@ func (c *Conn) heard(f codec.Frame) {
 		l.runs++
 	}
 	if h == nil || h(c) {
-		c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPong(dst, f.Payload) })
+		c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPong(dst, f.Payload) }, last)
 	}
 }
 
@@ -93,7 +94,7 @@ func (c *Conn) overdue(action heartbeat.Action) {
 	}
 	// Verify before the verdict: what came in this very moment counts.
 	c.look()
-	if c.phase != open || c.deaf() {
+	if c.phase != open || c.ending != nil {
 		return
 	}
 	c.excusePause()
@@ -126,12 +127,12 @@ func (c *Conn) ping() {
 		c.loop.stats.queries.Add(1)
 	}
 	beat := codec.Beat{Stamp: c.heart.Stamp(), HasStamp: true, Interval: c.plan().Announce()}
-	c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPing(dst, beat) })
+	c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPing(dst, beat) }, true)
 }
 
 // plan returns what c's liveness goes by.
 func (c *Conn) plan() *heartbeat.Plan {
-	if c.planned {
+	if c.state.Load()&planned != 0 {
 		return c.extra.plan
 	}
 	return c.profile.plan
@@ -163,7 +164,7 @@ func (c *Conn) watchBy(plan *heartbeat.Plan) {
 		return
 	}
 	c.more().plan = plan
-	c.planned = true
+	c.state.Or(planned)
 	c.extra.idle = nil
 	c.unguard(guardIdle)
 	l := c.loop

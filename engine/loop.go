@@ -14,6 +14,7 @@ import (
 
 const (
 	readBufferSize = 64 << 10
+	beatBufferSize = 512 // heartbeats are small; others are allocated
 	// mailBatch is how many letters one wake-up serves; what is left wakes the
 	// loop again through the poller, so that I/O gets its turn.
 	mailBatch = 256
@@ -24,14 +25,14 @@ const (
 	// handlers that take long, as long as one of them.
 	mostDirty    = 16
 	longestDirty = 50 * time.Microsecond
-	// yieldAfter is how long others wait for the loop's processor at most while no
-	// callback runs.
+	// yieldAfter is how long others wait for the loop's processor at most.
 	yieldAfter = int64(time.Millisecond)
 	// Events are expected soon while the average time between batches, in which one
-	// counts for 1/gapWeight, is less than soon. One longGap ends that.
+	// counts for 1/gapWeight, is less than soon. A longGap ends that for at least a
+	// dozen batches.
 	soon      = int64(time.Millisecond)
 	gapWeight = 8
-	longGap   = gapWeight * soon
+	longGap   = 5 * soon
 	// drainBatches bounds how many batches of connections are still accepted
 	// before a listener closes.
 	drainBatches = 64
@@ -64,9 +65,9 @@ type Loop struct {
 	dirtySince int64
 
 	running    *Conn  // whose callback runs, or ran last
-	runs       uint64 // callbacks begun, those for the frames of one event as one
-	runsThen   uint64 // the same when others last had the processor
-	yielded    int64  // when that was
+	runs       uint64 // callbacks begun, those for the messages of one event as one
+	runsThen   uint64 // the same after the latest batch
+	yielded    int64  // when others were last said to wait for the processor
 	servedAt   int64  // when the latest batch was
 	gap        int64  // between batches, ns: a moving average of at most longGap
 	fetched    int64  // keeps what is read ahead of its use from being optimized away
@@ -120,6 +121,7 @@ func newLoop(co *core, index int) (*Loop, error) {
 		tick:  int64(co.limits.Tick),
 		armed: never, linger: co.limits.Linger, gap: longGap,
 	}
+	l.beatBuffer = make([]byte, 0, beatBufferSize)
 	l.mail.wake = poller.Wake
 	l.fire = l.fired
 	l.now = co.kernel.Now()
@@ -287,20 +289,26 @@ func (l *Loop) Coming(fd int) {
 // is far away.
 func (l *Loop) touch(c *Conn) { l.fetched += int64(c.fd) + int64(c.answersDue) }
 
-// Served settles the connections that have had events. It is part of
-// poll.Handler. Others may be waiting for the processor once code of the
-// application's has run, and in any case after a while; for each heartbeat it is not
-// worth the scheduler's time.
+// Served settles the connections that have had events, and says what is to be known
+// of the wait that follows. It is part of poll.Handler.
 func (l *Loop) Served() (next poll.Wait) {
 	l.settleDirty()
-	l.gap += (min(l.now-l.servedAt, longGap) - l.gap) / gapWeight
+	if l.runs != l.runsThen {
+		l.runsThen = l.runs
+		next |= poll.Ran
+	}
+	if l.now-l.yielded >= yieldAfter {
+		l.yielded = l.now
+		next |= poll.Overdue
+	}
+	if gap := l.now - l.servedAt; gap >= longGap {
+		l.gap = longGap
+	} else {
+		l.gap += (gap - l.gap) / gapWeight
+	}
 	l.servedAt = l.now
 	if l.gap < soon {
-		next = poll.Soon
-	}
-	if l.runs != l.runsThen || l.now-l.yielded >= yieldAfter {
-		l.runsThen, l.yielded = l.runs, l.now
-		next |= poll.Yield
+		next |= poll.Soon
 	}
 	return next
 }

@@ -148,7 +148,7 @@ var mutants = []mutant{
 		"	c.look()\n	if c.phase != open",
 		"	if c.phase != open"},
 	{"pings are not answered", "liveness.go",
-		`		c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPong(dst, f.Payload) })`,
+		`		c.sendBeat(func(dst []byte) []byte { return c.codec.AppendPong(dst, f.Payload) }, last)`,
 		``},
 	{"a heartbeat that the kernel did not take is lost", "write.go",
 		"	if n == len(b) {\n		c.wrote(n, 1)\n		return\n	}\n	p := getOutbuf()",

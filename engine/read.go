@@ -27,6 +27,7 @@ func (c *Conn) readInput(toEnd bool) {
 	}
 	if c.phase == open && c.leftOver() {
 		if c.received(c.in.b); c.leftOver() || c.stopped() {
+			c.remindOfRest(edge)
 			return
 		}
 	}
@@ -54,6 +55,7 @@ func (c *Conn) readInput(toEnd bool) {
 		if c.phase == open {
 			// A pause may have been lifted again; what it has left comes first.
 			if c.received(space[:held+n]); c.leftOver() || c.stopped() {
+				c.remindOfRest(edge)
 				return
 			}
 		}
@@ -62,6 +64,15 @@ func (c *Conn) readInput(toEnd bool) {
 		}
 	}
 	if edge {
+		c.remind()
+	}
+}
+
+// remindOfRest is for who stops reading before the kernel has no more, where that
+// is not reported again: a pause may be lifted before it has come to the poller, and
+// then nobody else would think of it.
+func (c *Conn) remindOfRest(edge bool) {
+	if edge && c.ending == nil && !c.leftOver() {
 		c.remind()
 	}
 }
@@ -186,7 +197,7 @@ func (c *Conn) deliver(b []byte) (rest []byte, need int) {
 				h.Message(c, f.Payload)
 			}
 		case codec.Ping, codec.Pong:
-			c.heard(f)
+			c.heard(f, len(b) == 0)
 		default:
 			c.loop.stats.othersIn.Add(1)
 			c.loop.runs++

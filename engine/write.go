@@ -368,32 +368,28 @@ func (c *Conn) noteRoom() {
 }
 
 // sendBeat sends a heartbeat, which encode appends: at once if nothing waits to be
-// written, behind what was sent since the last flush, or ahead of data that waits
-// already.
-func (c *Conn) sendBeat(encode func(dst []byte) []byte) {
+// written and alone says that nothing is about to be sent with it, otherwise behind
+// what was sent since the last flush, or ahead of data that waits already.
+func (c *Conn) sendBeat(encode func(dst []byte) []byte, alone bool) {
 	if c.backlog != nil {
 		c.backlog.pushBeat(encode)
 		return
 	}
-	if b := c.encodeBeat(encode); len(b) > 0 {
+	if b := c.encodeBeat(encode, alone); len(b) > 0 {
 		c.writeBeat(b)
 	}
 }
 
 // encodeBeat returns a heartbeat that is to be written at once, in the loop's
-// buffer. It queues one that is not, and returns nil.
-func (c *Conn) encodeBeat(encode func(dst []byte) []byte) []byte {
+// buffer if that has room. It queues one that is not, and returns nil.
+func (c *Conn) encodeBeat(encode func(dst []byte) []byte, alone bool) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock() // even if an application's codec panics
 	switch {
 	case c.state.Load()&closing != 0:
 		return nil
-	case c.pending.last == nil && c.ending == nil:
-		b := encode(c.loop.beatBuffer[:0])
-		if cap(b) <= maxBeats {
-			c.loop.beatBuffer = b[:0]
-		}
-		return b
+	case alone && c.pending.last == nil && c.ending == nil:
+		return encode(c.loop.beatBuffer[:0])
 	}
 	p := c.pending.writable()
 	before := len(p.b)

@@ -5,6 +5,7 @@ package poll
 import (
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -25,30 +26,38 @@ type epoll struct {
 	fd      int
 	signals signals
 	stopped bool
-	next    Wait // what the handler wishes
-	found   int  // looks in a row that found something, since others had a turn
-	missed  int  // looks in a row that found nothing
+	next    Wait // what the handler knows
 	blind   int  // waits that are still to come without a look before
+	missed  int  // looks in a row that found nothing
+	napper  bool // it has one of the places for those who nap
+	refused int  // waits that are still to come without asking for one
+	overdue int  // how often others were overdue since they had a turn
 	events  [maxEvents]unix.EpollEvent
 }
 
 const (
 	maxEvents = 256
-	// mostFound is how many batches are served before other goroutines of this
-	// processor have a turn.
-	mostFound = 16
-	// After so many looks in vain, as many waits come without one.
+	// mostMissed is after how many looks in a row that found nothing, and after each
+	// further one, blindWaits waits come without a look.
 	mostMissed = 4
 	blindWaits = 7
 	// napMillis is how long a nap is at most. A nap that is ended by an event has
 	// its timer for nothing, and the kernel programs the hardware for one only if it
-	// is the first that is due: not for one after the next tick, which comes every
-	// 4 ms on most systems.
+	// is the first that is due: mostly not for one after the next tick, which comes
+	// every 1 to 10 ms.
 	napMillis = 10
+	// patience is how often others are overdue until a poller that naps lets them:
+	// every time, the scheduler wakes a thread to look for more to run.
+	patience = 10
+	// askAgain is how many waits after it was refused a poller asks for a place again.
+	askAgain = 64
 	// ahead is how many events before its turn one is told of as coming: one takes
 	// longer than memory, and many batches have but two or three.
 	ahead = 1
 )
+
+// nappers counts the pollers of the process that have a place.
+var nappers atomic.Int32
 
 // Level-triggered: a descriptor that was not read to the end is reported again.
 const (
@@ -120,7 +129,7 @@ func (p *epoll) Run(h Handler) error {
 			}
 		}
 		if n > 0 {
-			p.next = h.Served() | p.next&Yield
+			p.next = h.Served() | p.next&(Ran|Overdue)
 		}
 	}
 	return nil
@@ -128,17 +137,30 @@ func (p *epoll) Run(h Handler) error {
 
 // wait returns how many events there are; none after a signal.
 func (p *epoll) wait() (n int, err error) {
-	if p.next&Yield != 0 {
+	switch {
+	case p.next&Soon != 0 && p.mayNap():
+		// Others have a P that nobody naps on, which makes it less urgent.
+		if p.next&Overdue != 0 {
+			if p.overdue++; p.overdue >= patience {
+				p.letOthers()
+			}
+			p.next &^= Overdue
+		}
+		if n := p.nap(napMillis); n > 0 {
+			return n, nil
+		}
+	case p.next&(Ran|Overdue) != 0:
+		// Who was made runnable by the last batches gets its turn first: it would
+		// otherwise wait until Go's monitor finds that this P is blocked.
 		if n := p.look(); n > 0 {
+			if p.next&Overdue != 0 {
+				p.letOthers()
+			}
 			return n, nil
 		}
 		p.letOthers()
 	}
-	if p.next&Soon != 0 {
-		if n := p.nap(napMillis); n > 0 {
-			return n, nil
-		}
-	}
+	p.leave()
 	n, err = unix.EpollWait(p.fd, p.events[:], -1)
 	if err == unix.EINTR {
 		return 0, nil
@@ -154,26 +176,20 @@ func (p *epoll) look() int {
 		return 0
 	}
 	n := p.nap(0)
-	if n == 0 {
-		if p.missed++; p.missed >= mostMissed {
-			p.blind = blindWaits
-		}
-		return 0
-	}
-	p.missed = 0
-	if p.found++; p.found >= mostFound {
-		p.letOthers()
+	if n > 0 {
+		p.missed = 0
+	} else if p.missed++; p.missed >= mostMissed {
+		p.blind = blindWaits
 	}
 	return n
 }
 
-// nap waits for ms milliseconds at most, without telling Go's scheduler: that costs
-// as much as a small message, and more where no P is idle, since Go's monitor then
-// takes the P from every call that it meets. What the scheduler itself wants
+// nap waits for ms milliseconds at most, without telling Go's scheduler: telling it
+// costs as much as a small message, and more where no P is idle, since Go's monitor
+// then takes the P from every call that it meets. What the scheduler itself wants
 // meanwhile, for a garbage collection say, it gets at once, since its signal ends a
-// nap; goroutines that wait for this processor wait for the next event, or for the
-// end of the nap. It returns 0 if nothing came, or on an error, which the other way
-// of waiting will tell.
+// nap (unless such signals are turned off: then at the end of it). It returns 0 if
+// nothing came, or on an error, which the other way of waiting will tell.
 func (p *epoll) nap(ms uintptr) int {
 	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(&p.events[0])), maxEvents, ms, 0, 0)
 	if errno != 0 {
@@ -182,15 +198,44 @@ func (p *epoll) nap(ms uintptr) int {
 	return int(n)
 }
 
-// letOthers gives those a turn whom the last batches made runnable: with few
-// processors, they would otherwise wait for the end of a nap, or until Go's monitor
-// finds that this processor is blocked.
+// mayNap takes a place for those who nap, unless the poller has one. Who naps holds
+// its P, so there is a place for each P but one: on that others run, and the
+// scheduler finds out what the network has for goroutines that wait for it. With
+// one P nobody naps.
+func (p *epoll) mayNap() bool {
+	switch {
+	case p.napper:
+		return true
+	case p.refused > 0:
+		p.refused--
+		return false
+	}
+	if p.napper = int(nappers.Add(1)) < runtime.GOMAXPROCS(0); !p.napper {
+		nappers.Add(-1)
+		p.refused = askAgain
+	}
+	return p.napper
+}
+
+// leave gives the place back.
+func (p *epoll) leave() {
+	if p.napper {
+		p.napper = false
+		nappers.Add(-1)
+	}
+}
+
+// letOthers gives other goroutines a turn on this processor.
 func (p *epoll) letOthers() {
-	p.found, p.next = 0, p.next&^Yield
+	p.next, p.overdue = p.next&^(Ran|Overdue), 0
+	if p.napper && int(nappers.Load()) >= runtime.GOMAXPROCS(0) {
+		p.leave() // there are fewer Ps than there were
+	}
 	runtime.Gosched()
 }
 
 func (p *epoll) Close() error {
+	p.leave()
 	p.signals.close()
 	return os.NewSyscallError("close", unix.Close(p.fd))
 }

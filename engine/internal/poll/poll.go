@@ -26,8 +26,11 @@ const (
 type Wait uint8
 
 const (
-	// Yield: other goroutines may be waiting for this one's processor.
-	Yield Wait = 1 << iota
+	// Ran: code of the application's has run, and may have made other goroutines
+	// runnable, since that was last said.
+	Ran Wait = 1 << iota
+	// Overdue: other goroutines have not been given the processor for a while.
+	Overdue
 	// Soon: the next event is likely to come within a millisecond.
 	Soon
 )
