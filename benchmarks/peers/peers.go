@@ -133,18 +133,18 @@ func all() []Peer {
 		{Name: "zinx", About: "aceld/zinx v1.2.8, two goroutines per connection", program: goProgram("zinx"), works: control.Works, waits: true, procs: 1},
 		{Name: "netty", About: "Netty 4.1, one event loop, LengthFieldBasedFrameDecoder",
 			program: program{"netty", netty.Build}, works: control.Works, warmup: 8 * time.Second},
-		{Name: "pulsewheel", About: "this project: one loop, LengthField codec, heartbeat.Relaxed, Send",
-			program: pulsewheel, works: control.Works, procs: 1, loops: 1},
+		{Name: "pulsewheel", About: "this project: one loop, LengthField codec, heartbeat.Relaxed, Send, GOMAXPROCS=2",
+			program: pulsewheel, works: control.Works, procs: 2, loops: 1},
 		{Name: "pulsewheel-strict", About: "the same with heartbeat.Strict",
-			program: pulsewheel, args: []string{"-liveness", "strict"}, works: control.Works, procs: 1, loops: 1},
+			program: pulsewheel, args: []string{"-liveness", "strict"}, works: control.Works, procs: 2, loops: 1},
 		{Name: "pulsewheel-off", About: "the same without liveness",
-			program: pulsewheel, args: []string{"-liveness", "off"}, works: control.Works, procs: 1, loops: 1},
+			program: pulsewheel, args: []string{"-liveness", "off"}, works: control.Works, procs: 2, loops: 1},
 	}
 }
 
 // Lookup returns the peers of a comma-separated list, in its order; an empty
 // list means the defaults, "all" every peer there is and "detectors" [Detectors].
-// NAME@N is a Go server with GOMAXPROCS=N instead of 1, NAME+idle=DURATION one
+// NAME@N is a Go server with GOMAXPROCS=N instead of 1 (pulsewheel: 2), NAME+idle=DURATION one
 // with an idle timeout, and NAME+loops=N one with N loops instead of one, which
 // has GOMAXPROCS=N unless that is given, and is not to be bound to one processor
 // ([Peer.Loops]).
@@ -152,7 +152,9 @@ func all() []Peer {
 // GOMAXPROCS matters to a server that makes its system calls through package
 // syscall: while Go's scheduler has no idle P, its monitor takes the P from
 // every call it meets, some thousand times a second, and with an idle one it
-// leaves them alone. The processor a server is bound to stays one either way.
+// leaves them alone. Pulsewheel's loop does not tell the scheduler of its short
+// waits if there is a P that it leaves to others. The processor a server is bound to
+// stays one either way.
 func Lookup(list string) ([]Peer, error) {
 	if list == "" {
 		list = defaults

@@ -126,10 +126,10 @@ func (c config) able(w workload, all []peers.Peer) (able []peers.Peer, err error
 //	+ C × E × (1.2 S + 5 ms + 10 µs × N), since a window begins with a fifth of its length
 //	  and ends with all that is under way
 //
-// With default servers this makes rounds of about 185 s, 48 minutes for 15:
+// With default servers this makes rounds of about 175 s, 45 minutes for 15:
 //
-//	echo-64 with netty's 8 s of warm-up 22, echo-64-depth-1, -4k, -64k, room, churn 10 to 12 each, echo-10k-conns 38,
-//	broadcast 12, heartbeat 22, open 21, scaling 3 s; growth 18 s in every second, deadpeer 34 s in every fifth round
+//	echo-64 with netty's 8 s of warm-up 20, echo-64-depth-1, -4k, -64k, room, churn 7 to 12 each, echo-10k-conns 38,
+//	broadcast 12, heartbeat 25, open 18, scaling 3 s; growth 15 s in every second, deadpeer 32 s in every fifth round
 func estimate(plans []*measured) (total time.Duration) {
 	for _, m := range plans {
 		total += time.Duration(m.Rounds) * m.perRound()

@@ -47,7 +47,7 @@ type workload struct {
 // connections a window is longer, so that each is served in it; a broadcast to
 // 10,000 takes nearly 100 ms.
 const (
-	cycles = 15
+	cycles = 12
 	slice  = 30 * time.Millisecond
 
 	cyclesOfMany = 5
