@@ -102,7 +102,10 @@ func (k KeepAlive) probes() sys.Probes {
 
 // Limits bounds an engine and sets its pace. The zero value is fit for use.
 type Limits struct {
-	// Loops is the number of event loops. 0: GOMAXPROCS. At most 255.
+	// Loops is the number of event loops. 0: GOMAXPROCS. At most 255. While events
+	// come thick and fast, loops on Linux wait without giving their P back to Go's
+	// scheduler, but leave one of the process's Ps to other goroutines. So a single
+	// loop on a single processor takes less of it with GOMAXPROCS=2 than with 1.
 	Loops int
 	// MaxConns is how many connections are open at a time. Those above it wait
 	// in the kernel's queue of the listener, and an outgoing one is refused.
