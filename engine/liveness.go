@@ -9,10 +9,9 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
-// heard serves a heartbeat of the peer's; last: nothing of what was read is left
-// behind it. Where a ping and its answer look
+// heard serves a heartbeat of the peer's. Where a ping and its answer look
 // alike, the side that asks takes every heartbeat for an answer, and the other
-// for a question.
+// for a question. last says that nothing of what was read is left behind it.
 func (c *Conn) heard(f codec.Frame, last bool) {
 	l := c.loop
 	plan, format := c.plan(), &c.profile.format
