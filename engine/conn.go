@@ -58,7 +58,8 @@ type Conn struct {
 	held    int32      // of them, what counts towards Limits.Budget
 	starved bool       // Send returned ErrBacklog since the last Writable
 
-	// Owned by the loop again; it stands here because here is room.
+	// Owned by the loop again, and here because here is room.
+
 	// large is the size class of its latest frame that did not fit half of the loop's
 	// buffer, and one more; 0: the latest was smaller.
 	large uint8

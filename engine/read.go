@@ -25,11 +25,8 @@ func (c *Conn) readInput(toEnd bool) {
 	if edge {
 		reads = edgeReads
 	}
-	if c.phase == open && c.leftOver() {
-		if c.received(c.in.b); c.leftOver() || c.stopped() {
-			c.remindOfRest(edge)
-			return
-		}
+	if c.phase == open && c.leftOver() && !c.goOn(c.in.b, edge) {
+		return
 	}
 	for range reads {
 		space, held := c.space()
@@ -52,12 +49,8 @@ func (c *Conn) readInput(toEnd bool) {
 		}
 		c.heart.Read(l.beat)
 		l.stats.bytesIn.Add(uint64(n))
-		if c.phase == open {
-			// A pause may have been lifted again; what it has left comes first.
-			if c.received(space[:held+n]); c.leftOver() || c.stopped() {
-				c.remindOfRest(edge)
-				return
-			}
+		if c.phase == open && !c.goOn(space[:held+n], edge) {
+			return
 		}
 		if held+n < len(space) && !toEnd {
 			return
@@ -68,13 +61,19 @@ func (c *Conn) readInput(toEnd bool) {
 	}
 }
 
-// remindOfRest is for who stops reading before the kernel has no more, where that
-// is not reported again: a pause may be lifted before it has come to the poller, and
-// then nobody else would think of it.
-func (c *Conn) remindOfRest(edge bool) {
-	if edge && c.ending == nil && !c.leftOver() {
+// goOn delivers what was read, and reports whether there may be more. A pause may be
+// lifted again before it has come to the poller: what it has left comes first, and
+// where arrivals are reported once, nobody else would think of what the kernel has.
+func (c *Conn) goOn(b []byte, edge bool) bool {
+	c.received(b)
+	leftOver := c.leftOver()
+	if !leftOver && !c.stopped() {
+		return true
+	}
+	if edge && c.ending == nil && !leftOver {
 		c.remind()
 	}
+	return false
 }
 
 // space returns where to read to, and how many bytes are there already: the

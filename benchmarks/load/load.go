@@ -181,8 +181,12 @@ func (r Result) Rate() float64 { return float64(r.Messages) / r.Seconds }
 // ServerBusy is the part of the window the server spent on its processor.
 func (r Result) ServerBusy() float64 { return float64(r.ServerCPU) / 1e9 / r.Seconds }
 
-// LoadBusy is the part of the window the load spent on its processor. Far above
-// four fifths, it measures itself.
+// BusyLimit is the part of its processor above which a load is what limits the
+// server: it measures itself, too.
+const BusyLimit = 0.85
+
+// LoadBusy is the part of the window the load spent on its processor, to be held
+// against [BusyLimit].
 func (r Result) LoadBusy() float64 { return float64(r.LoadCPU) / 1e9 / r.Seconds }
 
 // Others is what processes other than server and load used within the window,

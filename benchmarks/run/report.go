@@ -10,6 +10,7 @@ import (
 
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
+	"github.com/pulsewheel/pulsewheel/benchmarks/load"
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
 )
 
@@ -21,10 +22,6 @@ type report struct {
 	measured []*measured
 	failed   error // has ended the run before its time
 }
-
-// loadLimit is the share of its processor above which a load generator measures
-// itself, too.
-const loadLimit = 0.85
 
 func (r report) markdown() string {
 	var b strings.Builder
@@ -82,7 +79,7 @@ func (m *measured) notes() string {
 		}
 	}
 	for _, row := range m.Rows(m.samples, m.Plan.Figures[0]) {
-		if row.LoadBusy > loadLimit {
+		if row.LoadBusy > load.BusyLimit {
 			note(saturated, row.Server)
 		}
 	}

@@ -263,10 +263,6 @@ func (w windowed) Window(d time.Duration) (rounds.Seen, error) {
 	}}, err
 }
 
-// loadLimit is the part of its processor above which a load is what limits a closed
-// loop. A run that is above it is refused, and here it shows nothing.
-const loadLimit = 0.85
-
 // table compares the loads, and reports whether they agree wherever that can be
 // told.
 func (c calibration) table(matters []*matter, shared bool) (text string, agree bool) {
@@ -276,7 +272,7 @@ func (c calibration) table(matters []*matter, shared bool) (text string, agree b
 		"Ratios are pulsebench's to C's: a round's is the median of its cycles'; shown is the median of the rounds' [95 %% bootstrap interval]. "+
 		"The loads agree on a server if the interval of its CPU time per message lies within %g %% of 1. "+
 		"Where a load was above %.0f %% of its processor, its own speed is part of what the server does, and nothing is concluded.\n\n",
-		c.conns, c.payload, c.rounds, c.cycles, c.slice, c.seed, c.warmup, c.tolerance, 100*loadLimit)
+		c.conns, c.payload, c.rounds, c.cycles, c.slice, c.seed, c.warmup, c.tolerance, 100*load.BusyLimit)
 	if shared {
 		fmt.Fprintf(&b, "**Server and load shared one processor.**\n\n")
 	}
@@ -312,8 +308,8 @@ const (
 // verdict says whether the loads agree on a matter. An interval that reaches
 // beyond the tolerance shows neither that they do nor that they do not.
 func (c calibration) verdict(m *matter) string {
-	for _, load := range []string{inC, ours} {
-		if stats.Median(m.of(load, func(s rounds.Sample) float64 { return s.LoadBusy() })) > loadLimit {
+	for _, name := range []string{inC, ours} {
+		if stats.Median(m.of(name, func(s rounds.Sample) float64 { return s.LoadBusy() })) > load.BusyLimit {
 			return limited
 		}
 	}

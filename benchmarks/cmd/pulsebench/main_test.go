@@ -24,6 +24,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/result"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/rounds"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/stats"
+	"github.com/pulsewheel/pulsewheel/benchmarks/load"
 	"github.com/pulsewheel/pulsewheel/benchmarks/peers"
 	"github.com/pulsewheel/pulsewheel/codec"
 	"github.com/pulsewheel/pulsewheel/engine"
@@ -412,8 +413,8 @@ func TestLoadLimit(t *testing.T) {
 	for _, busy := range []float64{0.5, 0.9} {
 		m := c.closed(peers.Peer{Name: "server"}, 1)
 		for round := range 5 {
-			for _, load := range []string{inC, ours} {
-				s := rounds.Sample{Round: round, Server: m.under(load), Figures: map[string]rounds.Values{}}
+			for _, name := range []string{inC, ours} {
+				s := rounds.Sample{Round: round, Server: m.under(name), Figures: map[string]rounds.Values{}}
 				for _, f := range m.plan.Figures {
 					s.Figures[f.Key] = rounds.Values{Value: 1}
 				}
@@ -421,7 +422,7 @@ func TestLoadLimit(t *testing.T) {
 				m.samples = append(m.samples, s)
 			}
 		}
-		want := map[bool]string{true: limited, false: agreed}[busy > loadLimit]
+		want := map[bool]string{true: limited, false: agreed}[busy > load.BusyLimit]
 		if got := c.verdict(m); got != want {
 			t.Errorf("load busy for %g: %s, want %s", busy, got, want)
 		}

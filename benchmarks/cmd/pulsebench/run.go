@@ -19,6 +19,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/spec"
 	"github.com/pulsewheel/pulsewheel/benchmarks/cmd/pulsebench/internal/wire"
 	"github.com/pulsewheel/pulsewheel/benchmarks/internal/machine"
+	"github.com/pulsewheel/pulsewheel/benchmarks/load"
 )
 
 // options is what the command line of run says.
@@ -162,7 +163,7 @@ func parseRun(args []string, progress io.Writer) (*options, error) {
 	set.DurationVar(&p.Spin, "spin", 0, "waits up to this long are spent awake: more exact due times, for all of a processor (try 200µs)")
 	set.StringVar(&sources, "sources", "", "comma-separated source `addresses` to connect from (default: as many of 127.0.0.x as are needed)")
 	set.IntVar(&p.Workers, "workers", 0, "load processes (default as many as the limit of descriptors demands)")
-	set.Float64Var(&p.SaturatedAt, "saturated", 0.85, "share of a processor above which a load process counts as the bottleneck")
+	set.Float64Var(&p.SaturatedAt, "saturated", load.BusyLimit, "share of a processor above which a load process counts as the bottleneck")
 	set.Uint64Var(&p.Seed, "seed", 0, "of sizes and random times (default random)")
 	set.IntVar(&p.Protocol.MaxFrame, "max-frame", 0, "longest frame in bytes (default 1 MiB)")
 
