@@ -91,9 +91,10 @@ type Loop struct {
 	outage presumedOutage
 
 	// Timers.
-	wheel  *timingwheel.Wheel
-	timers timerSlab
-	due    []dueItem // what fired and is to be served, from dueNext on
+	wheel    *timingwheel.Wheel
+	timers   timerSlab
+	dueSince int64     // the wheel has been behind since; never: it is not
+	due      []dueItem // what fired and is to be served, from dueNext on
 	// dueNext and batchNext outlive a Goexit, so that the next goroutine goes
 	// on with what follows.
 	dueNext int
@@ -119,7 +120,7 @@ func newLoop(co *core, index int) (*Loop, error) {
 		core: co, index: index, poller: poller,
 		empty: make(chan struct{}),
 		tick:  int64(co.limits.Tick),
-		armed: never, linger: co.limits.Linger, gap: longGap,
+		armed: never, dueSince: never, linger: co.limits.Linger, gap: longGap,
 	}
 	l.beatBuffer = make([]byte, 0, beatBufferSize)
 	l.mail.wake = poller.Wake
@@ -615,13 +616,6 @@ func (s *stallMeter) note(armed, now int64) (excluded, excess int64) {
 	excluded = min(late, s.left)
 	s.left -= excluded
 	return excluded, late - excluded
-}
-
-// lag is how late the timer ran, in ns.
-func (l *Loop) noteLag(late int64) {
-	if late > 0 {
-		l.stats.lagMax.Store(max(l.stats.lagMax.Load(), late))
-	}
 }
 
 // Index returns the loop's number, from 0.

@@ -49,7 +49,7 @@ var loopMetrics = []struct {
 	{"rtt_p99_seconds", "99th percentile of the round trip of queries, at most twice too long.", false, func(s *LoopStats) float64 { return s.RTT.Quantile(0.99).Seconds() }},
 	{"detections_total", "Verdicts by liveness.", true, func(s *LoopStats) float64 { return float64(s.Detection.Count()) }},
 	{"detection_p99_seconds", "99th percentile of the silence before a verdict, at most twice too long.", false, func(s *LoopStats) float64 { return s.Detection.Quantile(0.99).Seconds() }},
-	{"lag_max_seconds", "The latest that the timer ever ran.", false, func(s *LoopStats) float64 { return s.Lag.Seconds() }},
+	{"lag_max_seconds", "The latest that the loop was ever done with what was due.", false, func(s *LoopStats) float64 { return s.Lag.Seconds() }},
 	{"stall_excess_seconds_total", "The like, which did count: it was more than StallCap.", true, func(s *LoopStats) float64 { return s.StallExcess.Seconds() }},
 	{"stalled_seconds_total", "Time that did not count against peers.", true, func(s *LoopStats) float64 { return s.Stalled.Seconds() }},
 }

@@ -58,7 +58,7 @@ type LoopStats struct {
 	// had been silent, or unresponsive, on which there was a verdict.
 	RTT, Detection Histogram
 
-	Lag         time.Duration // the latest that the timer ever ran
+	Lag         time.Duration // the latest that the loop was ever done with what was due, callbacks included
 	Stalled     time.Duration // time that did not count against peers, because the loop did not run
 	StallExcess time.Duration // the like, which did count: it was more than StallCap
 }

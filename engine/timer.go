@@ -37,12 +37,15 @@ func (l *Loop) Expired() {
 	if l.armed > l.now {
 		return // a time that was replaced since
 	}
-	l.noteLag(l.now - l.armed)
 	l.settleDirty()
 	l.advance()
 }
 
+// advance does what is due by now, or begins to: more than advanceBudget of it
+// takes several calls.
 func (l *Loop) advance() {
+	l.dueSince = min(l.dueSince, l.armed)
+	l.noteLag(l.now)
 	// What is armed meanwhile is looked at below.
 	l.armed = l.now
 	done := true
@@ -63,11 +66,23 @@ func (l *Loop) advance() {
 			l.attend(item.c, item.action)
 		}
 	}
+	// The last of many was done later than the first.
+	l.noteLag(l.core.kernel.Now())
 	l.armed = never
 	if !done {
 		l.wakeAt(l.now)
-	} else if next, ok := l.wheel.Next(); ok {
+		return
+	}
+	l.dueSince = never
+	if next, ok := l.wheel.Next(); ok {
 		l.wakeAtTick(next)
+	}
+}
+
+// noteLag says that something that is due has not been done before now.
+func (l *Loop) noteLag(now int64) {
+	if late := now - l.dueSince; late > l.stats.lagMax.Load() {
+		l.stats.lagMax.Store(late)
 	}
 }
 

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -86,4 +87,43 @@ func TestEvery(t *testing.T) {
 	if len(runs) > 0 {
 		t.Error("it runs on after Stop")
 	}
+}
+
+// A timer is late by less than a tick and what LoopStats.Lag says, also where
+// many are due at once and each waits for those before it.
+func TestLagOfMany(t *testing.T) {
+	srv := serve(t, listenOne(engine.Handler{}, heartbeat.Config{}))
+	l := srv.Loops()[0]
+	const n, delay, each = 1200, 20 * time.Millisecond, 100 * time.Microsecond
+	var (
+		wg     sync.WaitGroup
+		latest time.Duration // on the loop
+	)
+	wg.Add(n)
+	if err := l.Post(func() {
+		for range n {
+			at := time.Now().Add(delay)
+			l.AfterFunc(delay, func() {
+				latest = max(latest, time.Since(at))
+				for began := time.Now(); time.Since(began) < each; {
+				}
+				wg.Done()
+			})
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	if most := 10*time.Millisecond + loopLag(t, l, srv); latest > most || latest < (n-1)*each {
+		t.Errorf("the last of %d was late by %v, at most %v by the loop's own account", n, latest, most)
+	}
+}
+
+// loopLag returns what a loop says of its lag once it is done with what it does.
+func loopLag(t *testing.T, l *engine.Loop, srv *engine.Server) time.Duration {
+	lag := make(chan time.Duration)
+	if err := l.Post(func() { lag <- srv.Stats().Loops[l.Index()].Lag }); err != nil {
+		t.Fatal(err)
+	}
+	return <-lag
 }

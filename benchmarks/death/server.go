@@ -186,14 +186,31 @@ type State struct {
 
 // Look returns the ends from number from on.
 func (s *server) Look(from int, st *State) error {
+	s.mu.Lock()
+	st.Ends = append(st.Ends, s.ends[from:]...)
+	st.Opened = maps.Clone(s.opened)
+	s.mu.Unlock()
 	st.Lag, st.Stalled = make(map[string]time.Duration), make(map[string]time.Duration)
 	for name, srv := range s.engines {
+		if err := settled(srv); err != nil {
+			return err
+		}
 		total := srv.Stats().Total
 		st.Lag[name], st.Stalled[name] = total.Lag, total.Stalled
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st.Ends = append(st.Ends, s.ends[from:]...)
-	st.Opened = maps.Clone(s.opened)
+	return nil
+}
+
+// settled waits until every loop is done with what it is doing, so that its
+// LoopStats.Lag includes that.
+func settled(srv *engine.Server) error {
+	var wg sync.WaitGroup
+	for _, l := range srv.Loops() {
+		wg.Add(1)
+		if err := l.Post(wg.Done); err != nil {
+			return err
+		}
+	}
+	wg.Wait()
 	return nil
 }
