@@ -13,7 +13,8 @@ const (
 	acceptBatch = 64 // connections per event
 	// singleAccepts is how many events take one connection each after one that
 	// found no second: an accept in vain costs nearly as much as one that is not,
-	// and who waits is reported again.
+	// and who waits is reported again, unless the poller's listeners are
+	// edge-triggered.
 	singleAccepts = 7
 	minBackoff    = 5 * time.Millisecond
 	maxBackoff    = time.Second
@@ -22,7 +23,7 @@ const (
 // watchListeners begins to wait for connections, before the loop runs.
 func (l *Loop) watchListeners() error {
 	for _, ln := range l.listeners {
-		if err := l.poller.Add(ln.fd); err != nil {
+		if err := l.poller.AddListener(ln.fd); err != nil {
 			return err
 		}
 	}
@@ -37,7 +38,7 @@ func (l *Loop) accept(ln *listener) (more bool) {
 	}
 	admission := &l.core.admission
 	most := acceptBatch
-	if ln.single > 0 && !l.poller.EdgeTriggered() && !l.draining {
+	if ln.single > 0 && !l.poller.EdgeListeners() && !l.draining {
 		ln.single--
 		most = 1
 	}
@@ -79,7 +80,7 @@ func (l *Loop) accept(ln *listener) (more bool) {
 		// too (accept(2)); none of them is a reason to stop serving the others.
 		l.stats.acceptErrors.Add(1)
 	}
-	if l.poller.EdgeTriggered() {
+	if l.poller.EdgeListeners() {
 		l.mail.post(letter{f: func() { l.accept(ln) }})
 	}
 	return true
@@ -188,7 +189,7 @@ func (l *Loop) unpark(ln *listener) {
 		return
 	}
 	ln.parked = false
-	if err := l.poller.Add(ln.fd); err != nil {
+	if err := l.poller.AddListener(ln.fd); err != nil {
 		l.core.report(slog.LevelError, "cannot resume a listener", "addr", ln.addr.String(), "err", err)
 		ln.parked = true
 		l.AfterFunc(maxBackoff, func() { l.unpark(ln); l.accept(ln) })

@@ -82,7 +82,8 @@ func (p *benchPoller) Writing(int, bool) error { return nil }
 func (p *benchPoller) Pause(int) error         { return nil }
 func (p *benchPoller) Resume(int, bool) error  { return nil }
 func (p *benchPoller) Remove(int) error        { return nil }
-func (p *benchPoller) EdgeTriggered() bool     { return false }
+func (p *benchPoller) AddListener(int) error   { return nil }
+func (p *benchPoller) EdgeListeners() bool     { return false }
 func (p *benchPoller) Arm(int64) error         { return nil }
 func (p *benchPoller) Stop()                   { p.stopped = true }
 func (p *benchPoller) Close() error            { return nil }

@@ -163,8 +163,7 @@ func (l *Loop) run(takesOver bool) {
 
 // takeOver goes on where another goroutine was ended by Goexit: with the
 // connection whose callback it was, and with everything that the poller may
-// have had in hand. Reports that last are repeated; the wake-up, the timer and
-// edge-triggered reports are not.
+// have had in hand, which it does not report again.
 func (l *Loop) takeOver() {
 	l.unwinding = false
 	l.readClock()
@@ -173,23 +172,14 @@ func (l *Loop) takeOver() {
 	}
 	l.mail.rearm()
 	l.mail.poke()
-	if l.poller.EdgeTriggered() {
-		l.core.conns.all(func(c *Conn) bool {
-			if c.loop == l {
-				l.turn(c, poll.Readable|poll.Writable|poll.Hangup)
-			}
-			return true
-		})
-		for _, ln := range l.listeners {
-			l.accept(ln)
+	l.core.conns.all(func(c *Conn) bool {
+		if c.loop == l {
+			l.turn(c, poll.Readable|poll.Writable|poll.Hangup)
 		}
-	} else {
-		l.core.conns.all(func(c *Conn) bool {
-			if c.loop == l && (c.paused || c.phase == connecting) {
-				l.turn(c, poll.Readable|poll.Writable|poll.Hangup)
-			}
-			return true
-		})
+		return true
+	})
+	for _, ln := range l.listeners {
+		l.accept(ln)
 	}
 	l.settleDirty()
 	if l.draining {

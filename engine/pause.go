@@ -46,12 +46,11 @@ func (c *Conn) holding() bool {
 }
 
 // settleReading makes the poller report input if it is to be read, and not
-// otherwise: level-triggered, what is not read is reported again and again, and
-// so is the end of stream.
+// otherwise: what comes to a connection that is not read need not wake the loop.
 func (c *Conn) settleReading(asked uint32) {
 	pause := c.eof || asked&(pausedByApp|pausedByWork) != 0 && c.ending == nil
 	switch {
-	case c.phase != open && !c.eof:
+	case c.phase != open:
 		return
 	case pause == c.paused:
 		if !pause && c.leftOver() {
@@ -111,8 +110,8 @@ func (c *Conn) resumeReading() {
 		c.kill(Unknown, err)
 		return
 	}
-	// Frames may wait in our own buffer, and edge-triggered, what is in the
-	// kernel's is not reported again.
+	// Frames may wait in our own buffer, and what is in the kernel's need not be
+	// reported again.
 	c.remind()
 }
 

@@ -9,26 +9,21 @@ import (
 	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
 )
 
-const (
-	// levelReads bounds what one event reads where the poller reports again;
-	// edgeReads where it does not, and the loop must remind itself.
-	levelReads = 4
-	edgeReads  = 16
-)
+// mostReads is how often one event reads at most, for the sake of the others. The
+// loop reminds itself of the rest.
+const mostReads = 4
 
-// readInput reads what has come and delivers its frames. toEnd: the peer has
-// hung up, so there is an end to be found behind the data.
+// readInput reads what has come and delivers its frames. toEnd: there is an end, or
+// urgent data, to be found behind what a read returns. Otherwise one that comes
+// short has left nothing, and what comes from then on is reported (epoll(7)). (But
+// where a peer passes descriptors over a Unix socket, which are not taken: what is
+// behind them waits for what comes next, or for the look before a verdict.)
 func (c *Conn) readInput(toEnd bool) {
 	l := c.loop
-	edge := l.poller.EdgeTriggered()
-	reads := levelReads
-	if edge {
-		reads = edgeReads
-	}
-	if c.phase == open && c.leftOver() && !c.goOn(c.in.b, edge) {
+	if c.phase == open && c.leftOver() && !c.goOn(c.in.b) {
 		return
 	}
-	for range reads {
+	for range mostReads {
 		space, held := c.space()
 		n, err := l.core.kernel.Read(int(c.fd), space[held:])
 		if n == 0 && c.in != nil && len(c.in.b) == 0 {
@@ -49,28 +44,26 @@ func (c *Conn) readInput(toEnd bool) {
 		}
 		c.heart.Read(l.beat)
 		l.stats.bytesIn.Add(uint64(n))
-		if c.phase == open && !c.goOn(space[:held+n], edge) {
+		if c.phase == open && !c.goOn(space[:held+n]) {
 			return
 		}
 		if held+n < len(space) && !toEnd {
 			return
 		}
 	}
-	if edge {
-		c.remind()
-	}
+	c.remind()
 }
 
 // goOn delivers what was read, and reports whether there may be more. A pause may be
 // lifted again before it has come to the poller: what it has left comes first, and
-// where arrivals are reported once, nobody else would think of what the kernel has.
-func (c *Conn) goOn(b []byte, edge bool) bool {
+// nobody else would think of what the kernel has.
+func (c *Conn) goOn(b []byte) bool {
 	c.received(b)
 	leftOver := c.leftOver()
 	if !leftOver && !c.stopped() {
 		return true
 	}
-	if edge && c.ending == nil && !leftOver {
+	if c.ending == nil && !leftOver {
 		c.remind()
 	}
 	return false

@@ -9,7 +9,7 @@ func translateEpoll(ev uint32) (out Events) {
 	if ev&unix.EPOLLOUT != 0 {
 		out |= Writable
 	}
-	if ev&(unix.EPOLLERR|unix.EPOLLHUP|unix.EPOLLRDHUP) != 0 {
+	if ev&(unix.EPOLLERR|unix.EPOLLHUP|unix.EPOLLRDHUP|unix.EPOLLPRI) != 0 {
 		out |= Hangup
 	}
 	return out

@@ -37,18 +37,19 @@ func Open() (Poller, error) {
 	return p, nil
 }
 
-func (p *native) Add(fd int) error      { return p.gnet.AddRead(p.attachment(fd), edgeTriggered) }
-func (p *native) AddWrite(fd int) error { return p.gnet.AddWrite(p.attachment(fd), true) }
+func (p *native) AddListener(fd int) error { return p.gnet.AddRead(p.attachment(fd), edgeListeners) }
+func (p *native) EdgeListeners() bool      { return edgeListeners }
+func (p *native) Add(fd int) error         { return p.gnet.AddRead(p.attachment(fd), true) }
+func (p *native) AddWrite(fd int) error    { return p.gnet.AddWrite(p.attachment(fd), true) }
 
 func (p *native) Writing(fd int, on bool) error {
 	if on {
-		return p.gnet.ModReadWrite(p.attachment(fd), edgeTriggered)
+		return p.gnet.ModReadWrite(p.attachment(fd), true)
 	}
-	return p.gnet.ModRead(p.attachment(fd), edgeTriggered)
+	return p.gnet.ModRead(p.attachment(fd), true)
 }
 
 func (p *native) Remove(fd int) error { return p.gnet.Delete(fd) }
-func (p *native) EdgeTriggered() bool { return edgeTriggered }
 func (p *native) Arm(at int64) error  { return p.signals.arm(at) }
 func (p *native) Wake() error         { return p.signals.wake() }
 func (p *native) Stop()               { p.stopped = true }

@@ -4,13 +4,11 @@ package poll
 
 import "github.com/panjf2000/gnet/v2/pkg/netpoll"
 
-// Level-triggered: a descriptor that was not read to the end is reported again.
-const edgeTriggered = false
+const edgeListeners = false
 
-// Pause registers anew, edge-triggered and for writing only. What remains of
-// interest is then reported without spinning: a reset arrives as
-// OUT|ERR|HUP|RDHUP, a FIN as OUT|RDHUP. Modifying in place would re-arm
-// reading, because both of gnet's modifications include it.
+// Pause registers anew, for writing only: a reset arrives as OUT|ERR|HUP|RDHUP, a
+// FIN as OUT|RDHUP. Modifying in place would re-arm reading, because both of gnet's
+// modifications include it.
 func (p *native) Pause(fd int) error {
 	if err := p.gnet.Delete(fd); err != nil {
 		return err

@@ -14,9 +14,9 @@ import (
 	"github.com/pulsewheel/pulsewheel/engine/internal/clock"
 )
 
-// Edge-triggered: gnet's kqueue Poller cannot drop read interest (its Delete
-// does nothing), so a paused connection would spin in level-triggered mode.
-const edgeTriggered = true
+// gnet's kqueue Poller cannot drop read interest (its Delete does nothing), so a
+// listener that is parked would spin if it were level-triggered.
+const edgeListeners = true
 
 // Pause only adds interest in writing: the caller ignores what else is reported.
 func (p *native) Pause(fd int) error { return p.gnet.AddWrite(p.attachment(fd), true) }

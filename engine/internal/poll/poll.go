@@ -18,7 +18,8 @@ type Events uint8
 const (
 	Readable Events = 1 << iota
 	Writable
-	// Hangup is an error, a reset or a hang-up. Reading or writing tells which.
+	// Hangup is an error, a reset, a hang-up, or data that a read stops short of
+	// (urgent data). Reading to the end, or writing, tells which.
 	Hangup
 )
 
@@ -55,12 +56,21 @@ type Handler interface {
 
 // Poller watches descriptors for one loop. Only Wake may be called by another
 // goroutine than the one in Run.
+//
+// Connections are edge-triggered: readiness is told when something comes, and when
+// interest in it is taken up, not as long as it lasts. The caller reads until a
+// read comes short of its buffer, or to the end after a Hangup, and writes until the
+// kernel takes no more.
 type Poller interface {
+	// AddListener watches a listener. That connections wait is told as long as they
+	// do or, where EdgeListeners, when one comes.
+	AddListener(fd int) error
+	EdgeListeners() bool
+
 	// Add watches fd for reading, hang-up and errors.
 	Add(fd int) error
-	// AddWrite watches fd for writing only, edge-triggered, as if it had been
-	// added and paused: an outgoing connection that is being established.
-	// Resume follows.
+	// AddWrite watches fd for writing only, as if it had been added and paused: an
+	// outgoing connection that is being established. Resume follows.
 	AddWrite(fd int) error
 	// Writing turns the interest in writing on or off, for a descriptor that
 	// is watched for reading. Reading stays on.
@@ -70,15 +80,11 @@ type Poller interface {
 	// (kqueue), reports of data may go on and the caller ignores them.
 	Pause(fd int) error
 	// Resume undoes Pause; writing tells whether room to write is wanted too.
-	// Data that came meanwhile is reported, or, where EdgeTriggered, is the
-	// caller's to read.
+	// Data that came meanwhile is the caller's to read, whether it is reported
+	// or not.
 	Resume(fd int, writing bool) error
 	// Remove forgets fd, which stays open. Closing a descriptor removes it, too.
 	Remove(fd int) error
-
-	// EdgeTriggered reports whether readiness is told once per arrival instead
-	// of as long as it lasts: the caller must read until there is nothing left.
-	EdgeTriggered() bool
 
 	// Arm replaces the time of the one-shot timer, in nanoseconds on the
 	// engine's monotonic clock. A time that has passed expires at once.
@@ -89,8 +95,8 @@ type Poller interface {
 
 	// Run reports to h until Stop is called from within h, and then returns
 	// nil. After a Goexit within h ended its goroutine, Run may be called
-	// again from another; edge-triggered reports of the interrupted batch are
-	// lost, so the caller calls Wake and looks at every such descriptor.
+	// again from another; the reports of the interrupted batch are lost, so the
+	// caller calls Wake and looks at every descriptor.
 	Run(h Handler) error
 	// Stop makes Run return. Called from within h.
 	Stop()

@@ -18,14 +18,16 @@ const (
 	hup
 	rdhup
 
-	always = errors | hup // reported whether asked for or not
+	always  = errors | hup // reported whether asked for or not
+	reading = in | rdhup   // of a connection
 )
 
 // registration is one descriptor at one poller.
 //
-// With epoll, interest is its event mask, and edge says EPOLLET. With kqueue,
-// interest holds in and out for its two filters, which are always
-// edge-triggered (EV_CLEAR), and active those that have something to report.
+// With epoll, interest is its event mask, and edge says EPOLLET, which only a
+// listener lacks. With kqueue, interest holds in and out for its two filters, which
+// are always edge-triggered (EV_CLEAR), and active those that have something to
+// report.
 type registration struct {
 	poller   *poller
 	f        *file
@@ -229,13 +231,23 @@ func (p *poller) register(f *file, interest readiness, edge bool) error {
 	return nil
 }
 
-func (p *poller) Add(fd int) error {
-	f, err := p.control("Add", fd)
+func (p *poller) AddListener(fd int) error {
+	return p.add("AddListener", fd, listenerFile, in, false)
+}
+
+func (p *poller) Add(fd int) error { return p.add("Add", fd, streamFile, reading, true) }
+
+func (p *poller) add(what string, fd int, kind fileKind, interest readiness, edge bool) error {
+	f, err := p.control(what, fd)
 	defer p.w.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return p.register(f, in, false)
+	if f.kind != kind {
+		p.w.violation("%s: %s of descriptor %d, which is %v", p.k.name, what, fd, f)
+		return syscall.EINVAL
+	}
+	return p.register(f, interest, edge)
 }
 
 func (p *poller) AddWrite(fd int) error {
@@ -273,7 +285,7 @@ func (p *poller) writing(f *file, on bool) error {
 		p.w.violation("%s: Writing of descriptor %d, which is not watched", p.k.name, f.fd)
 		return syscall.ENOENT
 	}
-	reg.interest, reg.edge = in, false
+	reg.interest, reg.edge = reading, true
 	if on {
 		reg.interest |= out
 	}
@@ -325,4 +337,4 @@ func (p *poller) Remove(fd int) error {
 	return nil
 }
 
-func (p *poller) EdgeTriggered() bool { return p.k.cfg.Kqueue }
+func (p *poller) EdgeListeners() bool { return p.k.cfg.Kqueue }

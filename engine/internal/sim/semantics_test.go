@@ -245,22 +245,35 @@ var scenarios = map[string]func(b *bench){
 		s.do(func() error { return s.p.Writing(a, false) })
 		s.want(0)
 	},
-	"events: data stays": func(b *bench) {
+	"events: each arrival once": func(b *bench) {
+		a, z := b.pair("tcp")
+		s := b.watch(a, func(p poll.Poller) error { return p.Add(a) })
+		for range 2 {
+			b.wantWrite(z, "x", nil)
+			s.want(poll.Readable)
+			s.wantNone()
+		}
+		b.wantRead(a, "xx", nil)
+		s.wantNone()
+		b.wantWrite(z, "y", nil)
+		s.want(poll.Readable)
+	},
+	"events: interest again": func(b *bench) {
 		a, z := b.pair("tcp")
 		s := b.watch(a, func(p poll.Poller) error { return p.Add(a) })
 		b.wantWrite(z, "x", nil)
 		s.want(poll.Readable)
-		s.want(poll.Readable)
-		b.wantRead(a, "x", nil)
-		s.do(nil)
-		s.want(0)
+		s.wantNone()
+		s.do(func() error { return s.p.Writing(a, true) })
+		s.want(poll.Readable | poll.Writable)
+		s.wantNone()
 	},
 	"events: FIN": func(b *bench) {
 		a, z := b.pair("tcp")
 		s := b.watch(a, func(p poll.Poller) error { return p.Add(a) })
 		b.closeWrite(z, nil)
-		s.want(poll.Readable)
-		s.want(poll.Readable)
+		s.want(poll.Readable | poll.Hangup)
+		s.wantNone()
 		b.closeWrite(a, nil)
 		s.want(poll.Readable | poll.Hangup)
 	},
@@ -270,7 +283,7 @@ var scenarios = map[string]func(b *bench){
 		b.reset(z)
 		s.want(poll.Readable | poll.Hangup)
 		b.wantRead(a, "", sys.ECONNRESET)
-		s.want(poll.Readable | poll.Hangup)
+		s.wantNone()
 	},
 	"events: paused": func(b *bench) {
 		a, z := b.pair("tcp")
@@ -318,13 +331,14 @@ var scenarios = map[string]func(b *bench){
 	},
 	"events: listener": func(b *bench) {
 		lfd, addr := b.listen("tcp")
-		s := b.watch(lfd, func(p poll.Poller) error { return p.Add(lfd) })
+		s := b.watch(lfd, func(p poll.Poller) error { return p.AddListener(lfd) })
 		s.want(0)
 		b.connect(addr)
 		s.want(poll.Readable)
+		s.want(poll.Readable) // as long as it waits
 		s.do(func() error { return s.p.Remove(lfd) })
 		s.want(0)
-		s.do(func() error { return s.p.Add(lfd) })
+		s.do(func() error { return s.p.AddListener(lfd) })
 		s.want(poll.Readable)
 	},
 	"events: closed": func(b *bench) {
