@@ -93,7 +93,8 @@ type Loop struct {
 	// Timers.
 	wheel    *timingwheel.Wheel
 	timers   timerSlab
-	dueSince int64     // the wheel has been behind since; never: it is not
+	dueSince int64     // since when something has been due; never: nothing is
+	behind   bool      // the wheel has more that is due
 	due      []dueItem // what fired and is to be served, from dueNext on
 	// dueNext and batchNext outlive a Goexit, so that the next goroutine goes
 	// on with what follows.
@@ -372,9 +373,11 @@ func (l *Loop) deliver(x letter) {
 		l.call(x.c, x.f)
 		l.finish(x.c)
 	case x.c.hungry:
+		// The event that it goes on from may have told of an end, which is not told
+		// again.
 		x.c.hungry = false
 		x.c.state.Or(scheduled)
-		l.serve(x.c, poll.Readable)
+		l.serve(x.c, poll.Readable|poll.Hangup)
 		l.finish(x.c)
 	default:
 		l.finish(x.c)

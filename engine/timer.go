@@ -48,10 +48,9 @@ func (l *Loop) advance() {
 	l.noteLag(l.now)
 	// What is armed meanwhile is looked at below.
 	l.armed = l.now
-	done := true
 	if l.dueNext == len(l.due) { // otherwise a Goexit interrupted the last round
 		l.due, l.dueNext = l.due[:0], 0
-		done = l.wheel.Advance(uint64(l.now/l.tick), advanceBudget, l.fire)
+		l.behind = !l.wheel.Advance(uint64(l.now/l.tick), advanceBudget, l.fire)
 	}
 	for l.dueNext < len(l.due) {
 		item := l.due[l.dueNext]
@@ -69,7 +68,7 @@ func (l *Loop) advance() {
 	// The last of many was done later than the first.
 	l.noteLag(l.core.kernel.Now())
 	l.armed = never
-	if !done {
+	if l.behind {
 		l.wakeAt(l.now)
 		return
 	}

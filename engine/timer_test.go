@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,32 +91,40 @@ func TestEvery(t *testing.T) {
 }
 
 // A timer is late by less than a tick and what LoopStats.Lag says, also where
-// many are due at once and each waits for those before it.
+// many are due at once and each waits for those before it, and where some of them
+// end the loop's goroutine.
 func TestLagOfMany(t *testing.T) {
-	srv := serve(t, listenOne(engine.Handler{}, heartbeat.Config{}))
-	l := srv.Loops()[0]
-	const n, delay, each = 1200, 20 * time.Millisecond, 100 * time.Microsecond
-	var (
-		wg     sync.WaitGroup
-		latest time.Duration // on the loop
-	)
-	wg.Add(n)
-	if err := l.Post(func() {
-		for range n {
-			at := time.Now().Add(delay)
-			l.AfterFunc(delay, func() {
-				latest = max(latest, time.Since(at))
-				for began := time.Now(); time.Since(began) < each; {
+	const n, delay, each = 3000, 20 * time.Millisecond, 50 * time.Microsecond
+	for name, goexits := range map[string]bool{"calm": false, "Goexit": true} {
+		t.Run(name, func(t *testing.T) {
+			srv := serve(t, listenOne(engine.Handler{}, heartbeat.Config{}))
+			l := srv.Loops()[0]
+			var (
+				wg     sync.WaitGroup
+				latest time.Duration // on the loop
+			)
+			wg.Add(n)
+			if err := l.Post(func() {
+				for i := range n {
+					at := time.Now().Add(delay)
+					l.AfterFunc(delay, func() {
+						latest = max(latest, time.Since(at))
+						for began := time.Now(); time.Since(began) < each; {
+						}
+						wg.Done()
+						if goexits && i%500 == 200 {
+							runtime.Goexit()
+						}
+					})
 				}
-				wg.Done()
-			})
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	wg.Wait()
-	if most := 10*time.Millisecond + loopLag(t, l, srv); latest > most || latest < (n-1)*each {
-		t.Errorf("the last of %d was late by %v, at most %v by the loop's own account", n, latest, most)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			wg.Wait()
+			if most := 10*time.Millisecond + loopLag(t, l, srv); latest > most || latest < (n-1)*each {
+				t.Errorf("the last of %d was late by %v, at most %v by the loop's own account", n, latest, most)
+			}
+		})
 	}
 }
 
