@@ -76,7 +76,7 @@ func newSimLife(seed uint64, trace bool) *simLife {
 		casts: make(map[uint32]*simGroup),
 	}
 	l.buffers = []sim.Range{{Min: 16 << 10, Max: 256 << 10}, {Min: 4 << 10, Max: 32 << 10}, {Min: 1 << 10, Max: 4 << 10}}[l.pick(3)]
-	l.cfg = sim.Config{Seed: seed, Trace: trace, Latency: sim.Between(20*time.Microsecond, 3*time.Millisecond)}
+	l.cfg = sim.Config{Seed: seed, Trace: trace, Prompt: true, Latency: sim.Between(20*time.Microsecond, 3*time.Millisecond)}
 	if l.bulk = l.pick(100) == 0; l.bulk {
 		l.buffers = sim.Range{Min: 2 << 20, Max: 2 << 20}
 	}

@@ -149,6 +149,9 @@ type file struct {
 	sock *sock
 	lst  *listener
 	reg  *registration // at a poller; nil if at none
+	// echoes is how many reports of input are still to come, of those that a fault
+	// has delayed.
+	echoes int
 }
 
 type fileKind uint8

@@ -112,6 +112,7 @@ func (t *turn) act(w *World, e entry) {
 	if !p.midway {
 		p.collect()
 		if len(p.batch) == 0 {
+			p.guardSleep()
 			return // a poller swallows an empty wait
 		}
 	}
@@ -140,6 +141,7 @@ func (t *turn) act(w *World, e entry) {
 	if len(p.ready) > 0 || p.woken || p.expired && !p.k.cfg.Kqueue {
 		p.kickAt(p.busy)
 	}
+	p.guardSleep()
 }
 
 // preempt takes the processor from the running loop for a moment, if that is one
@@ -349,6 +351,20 @@ func (p *poller) guard(reg *registration) {
 	const patience = 3000
 	if reg.idle++; reg.idle == patience {
 		p.w.violation("%s: loop %d spins: %v was reported %d times in vain", p.k.name, p.index, reg.f, patience)
+	}
+}
+
+// guardSleep finds a loop that goes to sleep over input: it was told, will not be
+// told again, and has not looked. A timer or a verdict may make it look later, which
+// is luck, or the end of a connection that was alive.
+func (p *poller) guardSleep() {
+	if !p.w.cfg.Prompt || !p.inRun || p.owed || p.asked || p.turn != 0 {
+		return // it has something to do
+	}
+	for _, reg := range p.regs {
+		if reg.f.kind == streamFile && reg.f.echoes == 0 && reg.f.sock.unheard(reg.paused) {
+			p.w.violation("%s: loop %d sleeps, and has not heard all of %v", p.k.name, p.index, reg.f)
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ type registration struct {
 	edge     bool
 	active   readiness
 	listed   bool // in poller.ready
+	paused   bool // what comes is to wait, but for a reset
 	idle     int  // reports since something came of one
 }
 
@@ -299,14 +300,16 @@ func (p *poller) Pause(fd int) error {
 	switch {
 	case err != nil:
 		return err
-	case p.k.cfg.Kqueue:
-		return p.register(f, out, true) // interest in reading cannot be dropped
+	case p.k.cfg.Kqueue: // interest in reading cannot be dropped
 	case f.reg == nil:
 		p.w.violation("%s: Pause of descriptor %d, which is not watched", p.k.name, fd)
 		return syscall.ENOENT
+	default:
+		p.forget(f.reg)
 	}
-	p.forget(f.reg)
-	return p.register(f, out|rdhup, true)
+	err = p.register(f, out|rdhup, true)
+	f.reg.paused = true
+	return err
 }
 
 func (p *poller) Resume(fd int, writing bool) error {
@@ -314,6 +317,9 @@ func (p *poller) Resume(fd int, writing bool) error {
 	defer p.w.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	if f.reg != nil {
+		f.reg.paused = false
 	}
 	if p.k.cfg.Kqueue {
 		if err := p.register(f, in, true); err != nil || writing || f.reg.interest&out == 0 {

@@ -39,12 +39,13 @@ type sock struct {
 	err        syscall.Errno // pending, told once
 
 	// Receiving.
-	rcv    fifo
-	rcvCap int
-	rcvd   int64 // bytes that arrived
-	rcvdAt int64 // when the last of them did
-	told   int64 // up to which byte the other side was told it may send
-	finIn  bool
+	rcv     fifo
+	rcvCap  int
+	rcvd    int64 // bytes that arrived
+	rcvdAt  int64 // when the last of them did
+	told    int64 // up to which byte the other side was told it may send
+	finIn   bool
+	finTold bool // read has returned it
 
 	// Sending. A byte is in snd, then in flight, then acknowledged.
 	snd      fifo
@@ -166,6 +167,7 @@ func (s *sock) read(p []byte) (int, error) {
 		s.openWindow()
 		return n, nil
 	case s.finIn:
+		s.finTold = true
 		return 0, nil
 	case s.err != 0:
 		return 0, s.takeError()
@@ -173,6 +175,12 @@ func (s *sock) read(p []byte) (int, error) {
 		return 0, nil
 	}
 	return 0, sys.EAGAIN
+}
+
+// unheard reports whether there is something that the program was not told: an error,
+// and, unless it has paused reading, input or the end of it.
+func (s *sock) unheard(paused bool) bool {
+	return s.err != 0 || !paused && (s.rcv.len() > 0 || s.finIn && !s.finTold)
 }
 
 // openWindow tells the other side that there is room again: at once if there
@@ -350,6 +358,9 @@ func (s *sock) vanish() {
 
 // later reports r for f a moment from now, as if it had only then come true.
 func (w *World) later(f *file, r readiness) {
+	if r == in {
+		f.echoes++
+	}
 	w.push(w.now+1+w.rng.Int64N(200e3), &echo{f, r})
 }
 
@@ -358,4 +369,9 @@ type echo struct {
 	r readiness
 }
 
-func (e *echo) act(*World, entry) { e.f.notify(e.r) }
+func (e *echo) act(*World, entry) {
+	if e.r == in {
+		e.f.echoes--
+	}
+	e.f.notify(e.r)
+}

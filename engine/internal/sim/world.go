@@ -57,6 +57,9 @@ type Config struct {
 	// KeepAlive is after how long a kernel finds that a peer without
 	// unacknowledged data is gone, with ETIMEDOUT. Zero means never.
 	KeepAlive time.Duration
+	// Prompt says that loops read all that they are told of, as an engine's do. One
+	// that goes to sleep and has not is a violation.
+	Prompt bool
 }
 
 // Range is from which numbers to draw, both ends included. Durations are in
