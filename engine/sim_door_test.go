@@ -187,7 +187,11 @@ func (l *simLife) gather() {
 		n := &simPeer{l: l, app: l.server, kind: peerSilent, codec: l.codec.PerConn(), key: l.newKey()}
 		l.w.After(time.Duration(i)*40*time.Millisecond, func() {
 			l.connect(n)
-			n.p.After(l.wait(400*time.Millisecond), func() { n.put(n.frame(orderNothing, simHeader)) })
+			n.p.After(l.wait(400*time.Millisecond), func() {
+				if !n.finished {
+					n.put(n.frame(orderNothing, simHeader))
+				}
+			})
 		})
 	}
 }

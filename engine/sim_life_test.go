@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing/synctest"
@@ -713,6 +714,35 @@ func (l *simLife) meddle() {
 		l.outage = int64(d)
 		l.w.After(at(), func() { l.kClient.Outage(d) })
 	}
+	if !l.calm && l.pick(20) == 0 {
+		l.w.After(at(), l.leaveAtOnce)
+	}
+}
+
+// leaveAtOnce lets several peers end their streams, each behind a last word, while
+// the machine stands still. Then one batch tells of all of them, and in it each loop's
+// goroutine is ended: of what it had not served yet nobody tells the next one.
+func (l *simLife) leaveAtOnce() {
+	const still = 10 * time.Millisecond // longer than anything is under way
+	l.kServer.Stall(still)
+	l.spent += int64(still)
+	leave := 0
+	for _, n := range l.peers {
+		if s := n.conn; n.app != l.server || n.kind > peerSilent || n.finished || s == nil || s.closed {
+			continue
+		}
+		n.put(n.frame(orderEcho, simHeader))
+		n.finish()
+		n.p.CloseWrite()
+		leave++
+	}
+	if leave > 1 {
+		l.seen["life: several leave at once"]++
+	}
+	a := l.server
+	for _, loop := range a.engine.Loops() {
+		a.loopPost(loop, func() { a.failures++; runtime.Goexit() })
+	}
 }
 
 // shutdown shuts a down in one of the ways there are.
@@ -1028,6 +1058,7 @@ func simMustHappen() (list []string) {
 		"peer: told to go away", "peer: a byte at a time", "frame: of the application's",
 		"dial: succeeded", "dial: failed", "dial: given up",
 		"life: Listen fails", "life: flood of connects", "life: ordered", "life: crowd", "life: lean",
+		"life: several leave at once",
 		"life: Shutdown at once", "life: Shutdown in a hurry", "life: Shutdown gracefully", "life: Serve's context ends",
 		"pause: timer", "pause: other goroutine", "pause: post", "pause: forgotten",
 		"paused: the peer resets", "paused: the peer ends its stream", "paused: the peer vanishes", "paused: the peer floods",
