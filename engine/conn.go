@@ -91,8 +91,8 @@ type extra struct {
 	// of what its liveness sees.
 	pausedAt int64
 	// frameLeft and firstLeft are how long, after a pause, the frame may still
-	// take that was begun before it, and the first frame. Not positive: a
-	// FrameTimeout, and for ever.
+	// take that was begun before it, and the first frame. 0: a FrameTimeout, and
+	// for ever.
 	frameLeft, firstLeft int64
 }
 

@@ -259,3 +259,56 @@ func TestBudget(t *testing.T) {
 	}
 	eventually(t, "nothing is held any more", func() bool { return srv.Stats().Held == 0 })
 }
+
+// A pause lifts no deadline for good, whatever it meets on its way to the loop.
+func TestPausesKeepDeadlines(t *testing.T) {
+	message := frame(t, codec.Data, []byte("message"))
+	t.Run("one that has passed and was not served", func(t *testing.T) {
+		const limit = 40 * time.Millisecond // to be late by less is no stall
+		cs, opened := newCloses(), new(conns)
+		begun, done := make(chan struct{}), make(chan struct{})
+		cfg := listenOne(engine.Handler{
+			Open: opened.open, Close: cs.note,
+			Message: func(*engine.Conn, []byte) { close(begun); <-done },
+		}, heartbeat.Config{})
+		cfg.Loops, cfg.Admission.FirstFrame = 1, limit
+		srv := serve(t, cfg)
+		rawDial(t, srv)
+		c := opened.wait(t, 1)[0]
+		write(t, rawDial(t, srv), message)
+		<-begun
+		_ = c.Pause() // the poller tells of it before it tells of the timer
+		time.Sleep(2 * limit)
+		close(done)
+		time.Sleep(limit)
+		_ = c.Resume()
+		cs.reason(t, engine.HandshakeTimeout)
+	})
+	t.Run("one of a frame behind a pause that was lifted at once", func(t *testing.T) {
+		cs, opened := newCloses(), new(conns)
+		var paused *engine.Conn
+		cfg := listenOne(engine.Handler{
+			Open: opened.open, Close: cs.note,
+			Message: func(c *engine.Conn, _ []byte) {
+				if paused == nil {
+					paused = c
+					_ = c.Pause()
+				} else {
+					_ = paused.Resume() // in the same batch: the poller never knew
+				}
+			},
+		}, heartbeat.Config{})
+		cfg.Loops, cfg.FrameTimeout = 1, 100*time.Millisecond
+		srv := serve(t, cfg)
+		one, other := rawDial(t, srv), rawDial(t, srv)
+		begun, done := make(chan struct{}), make(chan struct{})
+		_ = opened.wait(t, 2)[0].Loop().Post(func() { close(begun); <-done })
+		<-begun
+		write(t, one, append(message, message[:5]...))
+		time.Sleep(20 * time.Millisecond)
+		write(t, other, message)
+		time.Sleep(20 * time.Millisecond)
+		close(done)
+		cs.reason(t, engine.FrameTimeout)
+	})
+}

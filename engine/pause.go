@@ -83,13 +83,22 @@ func (c *Conn) pauseReading() {
 		l.stats.pauses.Add(1)
 		x := c.more()
 		x.pausedAt = l.beat
-		x.frameLeft, x.firstLeft = x.guards.at[guardFrame]-l.beat, x.guards.at[guardFirstFrame]-l.beat
+		x.frameLeft, x.firstLeft = c.timeLeft(guardFrame), c.timeLeft(guardFirstFrame)
 		c.unguard(guardFrame)
 		c.unguard(guardFirstFrame)
 		if d := l.core.limits.MaxPause; d > 0 {
 			c.guard(guardUnread, d)
 		}
 	}
+}
+
+// timeLeft returns how long it is until a deadline, 0 if there is none. One that has
+// passed, and was not served yet, is not none.
+func (c *Conn) timeLeft(g guard) int64 {
+	if !c.guarded(g) {
+		return 0
+	}
+	return max(c.extra.guards.at[g]-c.loop.beat, 1)
 }
 
 func (c *Conn) resumeReading() {

@@ -110,7 +110,10 @@ func (c *Conn) received(b []byte) {
 		}
 		return
 	}
-	begun := c.in == nil || len(c.in.b) == 0 || len(rest) != len(b) || len(rest)/frameStep > len(c.in.b)/frameStep
+	// What a pause has left begins to count now, also if the pause never came to the
+	// poller.
+	begun := c.in == nil || len(c.in.b) == 0 || len(rest) != len(b) || len(rest)/frameStep > len(c.in.b)/frameStep ||
+		c.leftOver()
 	c.in = c.in.keep(rest, need)
 	c.large = 0
 	if need > len(c.loop.readBuffer)/2 {
