@@ -8,7 +8,6 @@ import (
 
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
-	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
 // admission draws who may connect to the server.
@@ -229,8 +228,11 @@ func (l *simLife) checkWaiting(n *simPeer) {
 	}
 	enough := int64(a.door.EvictIdle+2*time.Second) + l.lateness()
 	for _, s := range a.open {
-		silent := s.peer != nil && s.peer.p.LastArrival() == 0 || a.liveness == heartbeat.Config{} && s.peer != nil
-		if silent && !s.marked && s.eofAt == 0 && s.unread(now) == 0 && now-s.heard() > enough {
+		if s.peer == nil || s.marked || s.eofAt != 0 || s.unread(now) != 0 {
+			continue
+		}
+		// Whatever comes counts, not only messages: heartbeats, or a frame byte by byte.
+		if last := max(s.heard(), s.peer.p.LastArrival()); now-last > enough {
 			l.problem("%v waits for the place of %d, which has been idle for %v", n, s.key, time.Duration(now-s.heard()))
 			return
 		}
