@@ -731,10 +731,13 @@ func (l *simLife) leaveAtOnce() {
 		if s := n.conn; n.app != l.server || n.kind > peerSilent || n.finished || s == nil || s.closed {
 			continue
 		}
-		n.put(n.frame(orderEcho, simHeader))
+		n.put(n.frame([]simOrder{orderEcho, orderAbortOther}[l.pick(2)], simHeader))
 		n.finish()
 		n.p.CloseWrite()
 		leave++
+	}
+	for range l.pick(4) { // who get the numbers of those, perhaps on another loop
+		l.connect(&simPeer{l: l, app: l.server, kind: peerHealthy, codec: l.codec.PerConn(), key: l.newKey()})
 	}
 	if leave > 1 {
 		l.seen["life: several leave at once"]++

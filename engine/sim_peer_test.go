@@ -11,6 +11,7 @@ import (
 	"github.com/pulsewheel/pulsewheel/engine"
 	"github.com/pulsewheel/pulsewheel/engine/internal/sim"
 	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
+	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
 // simKind is a way to behave.
@@ -240,6 +241,17 @@ func (n *simPeer) run() {
 		})
 	case peerMalformed:
 		p.After(life, func() {
+			if n.app.liveness != (heartbeat.Config{}) && l.pick(2) == 0 {
+				// Messages wait for it then, with a heartbeat between them.
+				n.put(n.frame(orderFlood, simHeader))
+				p.Pause()
+				d := l.wait(300e6)
+				n.standsStill(d)
+				l.w.After(d, p.Resume)
+				n.heartbeat(n.codec.AppendPing(nil, codec.Beat{}))
+			}
+		})
+		p.After(life+l.wait(100e6), func() {
 			n.finish()
 			n.allowed |= reasons(engine.ProtocolError, engine.PeerReset)
 			if l.lengthField {
