@@ -137,12 +137,20 @@ func (n *simPeer) run() {
 	switch n.kind {
 	case peerBulk:
 		var frames [][]byte
-		for size := 0; size < int(l.buffers.Min)*3/4; size += 32 << 10 {
-			frames = append(frames, n.frame(orderNothing, 32<<10))
+		size := 32 << 10 // read to buffers of their own, or several at a time
+		if l.pick(2) == 0 {
+			size = 8 << 10
+		}
+		for total := 0; total < int(l.buffers.Min)*3/4; total += size {
+			frames = append(frames, n.frame(orderNothing, size))
 		}
 		l.kServer.Stall(50 * time.Millisecond) // until all of it has arrived
 		l.spent += int64(50 * time.Millisecond)
 		n.put(frames...)
+		if l.pick(2) == 0 {
+			n.finish() // an end behind more than one event reads
+			p.CloseWrite()
+		}
 	case peerTrickler:
 		n.trickle(n.frame(orderEcho, simHeader+l.pick(40)), 3)
 	case peerCloser:
