@@ -137,8 +137,14 @@ func (p *Process) Say(line string) error {
 	return nil
 }
 
-// CloseStdin ends the process's standard input.
-func (p *Process) CloseStdin() error { return p.stdin.Close() }
+// CloseStdin ends the process's standard input, unless the process's own end has
+// done so, of which Wait knows more.
+func (p *Process) CloseStdin() error {
+	if err := p.stdin.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // Wait returns how the process ended, or an error if it is still there after
 // limit. It does not end the process.

@@ -47,6 +47,20 @@ func shell(t *testing.T, cpu int, script string) *proc.Process {
 	return p
 }
 
+// Who ends a process that has ended learns how it ended, and not that its input is
+// closed.
+func TestCloseStdinAfterEnd(t *testing.T) {
+	p := shell(t, proc.AnyCPU, `exit 7`)
+	for range 2 {
+		if err := p.Wait(limit); err == nil || !strings.Contains(err.Error(), "exit status 7") {
+			t.Errorf("Wait = %v", err)
+		}
+		if err := p.CloseStdin(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestLinesAndEnd(t *testing.T) {
 	p := shell(t, proc.AnyCPU, `echo $COLOUR; read x; echo "end of input"; echo broken >&2; exit 7`)
 	if line, err := p.Line(limit); line != "green" || err != nil {
