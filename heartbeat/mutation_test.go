@@ -322,7 +322,7 @@ var mutants = []struct {
 		`	datagram := wait - again`},
 	{"Tolerance forgets the way to the next query", "bounds.go",
 		`	datagram := wait - again - 2*rtt`,
-		`	datagram := wait - 2*rtt`},
+		`	datagram := wait - 0*again - 2*rtt`},
 	{"Tolerance takes whoever waits for one that queries", "bounds.go",
 		`	again := b.interval // how`,
 		`	again := b.retry // how`},
