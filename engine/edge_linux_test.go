@@ -14,16 +14,6 @@ import (
 	"github.com/pulsewheel/pulsewheel/heartbeat"
 )
 
-// holdLoop keeps a connection's loop from everything until it is released.
-func holdLoop(t *testing.T, c *engine.Conn) (release func()) {
-	t.Helper()
-	released := make(chan struct{})
-	if err := c.Loop().Post(func() { <-released }); err != nil {
-		t.Fatal(err)
-	}
-	return func() { close(released) }
-}
-
 // sendUrgent sends a byte that is not part of the stream.
 func sendUrgent(t *testing.T, peer *net.TCPConn) {
 	t.Helper()

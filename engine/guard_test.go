@@ -301,14 +301,12 @@ func TestPausesKeepDeadlines(t *testing.T) {
 		cfg.Loops, cfg.FrameTimeout = 1, 100*time.Millisecond
 		srv := serve(t, cfg)
 		one, other := rawDial(t, srv), rawDial(t, srv)
-		begun, done := make(chan struct{}), make(chan struct{})
-		_ = opened.wait(t, 2)[0].Loop().Post(func() { close(begun); <-done })
-		<-begun
+		release := holdLoop(t, opened.wait(t, 2)[0])
 		write(t, one, append(message, message[:5]...))
 		time.Sleep(20 * time.Millisecond)
 		write(t, other, message)
 		time.Sleep(20 * time.Millisecond)
-		close(done)
+		release()
 		cs.reason(t, engine.FrameTimeout)
 	})
 }

@@ -158,12 +158,7 @@ func (n *simPeer) run() {
 	case peerHalfCloser:
 		p.After(life, func() {
 			if l.pick(2) == 0 {
-				// What it is to get waits for a while.
-				n.put(n.frame(orderFlood, simHeader))
-				p.Pause()
-				d := l.wait(300e6)
-				n.standsStill(d)
-				l.w.After(d, p.Resume)
+				n.leaveWaiting()
 			}
 			if l.pick(2) == 0 {
 				n.put(n.frame(orderDo, simHeader))
@@ -250,12 +245,8 @@ func (n *simPeer) run() {
 	case peerMalformed:
 		p.After(life, func() {
 			if n.app.liveness != (heartbeat.Config{}) && l.pick(2) == 0 {
-				// Messages wait for it then, with a heartbeat between them.
-				n.put(n.frame(orderFlood, simHeader))
-				p.Pause()
-				d := l.wait(300e6)
-				n.standsStill(d)
-				l.w.After(d, p.Resume)
+				n.leaveWaiting()
+				// A heartbeat among it.
 				n.heartbeat(n.codec.AppendPing(nil, codec.Beat{}))
 			}
 		})
@@ -449,6 +440,15 @@ func (n *simPeer) bad() {
 	if n.l.cfg.UserTimeout > 0 || n.l.cfg.KeepAlive > 0 {
 		n.allowed |= reasons(engine.KernelTimeout)
 	}
+}
+
+// leaveWaiting asks for a flood, and reads nothing of it for a while.
+func (n *simPeer) leaveWaiting() {
+	n.put(n.frame(orderFlood, simHeader))
+	n.p.Pause()
+	d := n.l.wait(300e6)
+	n.standsStill(d)
+	n.l.w.After(d, n.p.Resume)
 }
 
 // standsStill notes that what the peer is to send or to read takes d longer.

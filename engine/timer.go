@@ -45,7 +45,7 @@ func (l *Loop) Expired() {
 // takes several calls.
 func (l *Loop) advance() {
 	l.dueSince = min(l.dueSince, l.armed)
-	l.noteLag(l.now)
+	l.noteLag(l.now) // for callbacks that ask
 	// What is armed meanwhile is looked at below.
 	l.armed = l.now
 	if l.dueNext == len(l.due) { // otherwise a Goexit interrupted the last round

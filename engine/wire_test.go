@@ -147,3 +147,15 @@ func (cs *conns) wait(t testing.TB, n int) []*engine.Conn {
 	})
 	return all
 }
+
+// holdLoop keeps a connection's loop from everything, from when it returns until it
+// is released.
+func holdLoop(t testing.TB, c *engine.Conn) (release func()) {
+	t.Helper()
+	held, released := make(chan struct{}), make(chan struct{})
+	if err := c.Loop().Post(func() { close(held); <-released }); err != nil {
+		t.Fatal(err)
+	}
+	<-held
+	return func() { close(released) }
+}

@@ -118,7 +118,7 @@ func (s *soak) markdown(facts machine.Facts) string {
 		}
 	}
 	fmt.Fprintf(&b, "\n\nThe engine counted: %d accept errors, %d times a listener waited, %d refused, %d evicted, %d pauses, %d deliveries of broadcasts, "+
-		"%d panics and Goexits, %d blocked loops, latest timer %v, %v of stalls not held against peers (%v were); %d tasks, %d refused. "+
+		"%d panics and Goexits, %d blocked loops, lag of at most %v, %v of stalls not held against peers (%v were); %d tasks, %d refused. "+
 		"Broadcasts: %d, and %d that the budget left no room for. Logged: %s.\n",
 		e.AcceptErrors, e.Parks, e.Refused, e.Evicted, e.Pauses, e.Broadcasts, e.Panics, e.Blocked,
 		e.Lag.Round(time.Millisecond), e.Stalled.Round(time.Millisecond), e.StallExcess.Round(time.Millisecond),
