@@ -3,6 +3,8 @@ package engine_test
 import (
 	"bytes"
 	"net"
+	"os"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -60,6 +62,77 @@ func TestUrgentData(t *testing.T) {
 					}
 				case <-time.After(10 * time.Second):
 					t.Fatalf("%q did not come", want)
+				}
+			}
+		})
+	}
+}
+
+// signalStorm sends every thread of the process the signal by which Go's scheduler
+// interrupts, all the time, until the test ends.
+func signalStorm(t *testing.T) {
+	t.Helper()
+	ended := make(chan struct{})
+	var end atomic.Bool
+	go func() {
+		defer close(ended)
+		for !end.Load() {
+			threads, err := os.ReadDir("/proc/self/task")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for range 100 {
+				for _, thread := range threads {
+					if tid, _ := strconv.Atoi(thread.Name()); tid != unix.Gettid() {
+						_ = unix.Tgkill(os.Getpid(), tid, unix.SIGURG) // it may have ended
+					}
+				}
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		end.Store(true)
+		<-ended
+	})
+}
+
+// While a signal waits for a thread, a read at urgent data finds nothing, whatever is
+// behind it.
+func TestUrgentDataInterrupted(t *testing.T) {
+	const rounds = 1000
+	for name, onMessage := range map[string]func(c *engine.Conn){
+		"event": func(*engine.Conn) {},
+		"pause": func(c *engine.Conn) {
+			if err := c.Pause(); err != nil {
+				t.Error(err)
+			}
+			if err := c.Post(func() { _ = c.Resume() }); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := make(chan string, 2)
+			srv := serve(t, listenOne(engine.Handler{
+				Message: func(c *engine.Conn, p []byte) { onMessage(c); got <- string(p) },
+			}, heartbeat.Config{}))
+			peer := rawDial(t, srv)
+			before, after := frame(t, codec.Data, []byte("before")), frame(t, codec.Data, []byte("after"))
+			signalStorm(t)
+			for i := range rounds {
+				write(t, peer, before)
+				sendUrgent(t, peer)
+				write(t, peer, after)
+				for _, want := range []string{"before", "after"} {
+					select {
+					case p := <-got:
+						if p != want {
+							t.Fatalf("round %d: got %q, want %q", i, p, want)
+						}
+					case <-time.After(10 * time.Second):
+						t.Fatalf("round %d: %q did not come", i, want)
+					}
 				}
 			}
 		})

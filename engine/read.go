@@ -29,10 +29,17 @@ func (c *Conn) readInput(toEnd bool) {
 		if n == 0 && c.in != nil && len(c.in.b) == 0 {
 			c.dropInbox() // it was to be for a frame that has not come
 		}
-		if err != nil {
-			if !errors.Is(err, sys.EAGAIN) {
-				c.inputFailed(err)
-			} else if c.ending != nil && c.ending.broken != nil {
+		switch {
+		case err == nil:
+		case !errors.Is(err, sys.EAGAIN):
+			c.inputFailed(err)
+			return
+		case toEnd && l.core.kernel.Waiting(int(c.fd)):
+			// At urgent data, Linux returns EAGAIN whatever is behind it while the thread
+			// has a signal to take, and Go's scheduler sends many (tcp_recvmsg_locked).
+			continue
+		default:
+			if c.ending != nil && c.ending.broken != nil {
 				c.inputFailed(c.ending.broken) // that was all the peer had sent
 			}
 			return

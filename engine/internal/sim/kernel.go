@@ -230,15 +230,21 @@ func (k *Kernel) uninstall(fd int) {
 // lookup returns the file behind fd if it is of that kind. Anything else is a
 // violation: the engine used a descriptor that is not its own.
 func (k *Kernel) lookup(what string, fd int, kind fileKind) (*file, error) {
+	f, err := k.own(what, fd)
+	if err == nil && f.kind != kind {
+		k.w.violation("%s: %s of descriptor %d, which is %v", k.name, what, fd, f)
+		return nil, syscall.ENOTSOCK
+	}
+	return f, err
+}
+
+// own is lookup for a descriptor of any kind.
+func (k *Kernel) own(what string, fd int) (*file, error) {
 	if fd < 0 || fd >= len(k.files) || k.files[fd] == nil {
 		k.w.violation("%s: %s of descriptor %d, which is not open", k.name, what, fd)
 		return nil, syscall.EBADF
 	}
 	f := k.files[fd]
-	if f.kind != kind {
-		k.w.violation("%s: %s of descriptor %d, which is %v", k.name, what, fd, f)
-		return nil, syscall.ENOTSOCK
-	}
 	if r := k.w.running; r != nil && f.reg != nil && f.reg.poller != r {
 		k.w.violation("%s: %s of descriptor %d by loop %d, but it belongs to loop %d",
 			k.name, what, fd, r.index, f.reg.poller.index)
@@ -395,12 +401,13 @@ func (k *Kernel) accept(fd int) (int, netip.AddrPort, error) {
 	return k.installSocket(s), s.remote, nil
 }
 
-// Waiting reports whether a listener's queue has somebody.
+// Waiting reports whether a listener's queue has somebody, or a connection something
+// to read.
 func (k *Kernel) Waiting(fd int) bool {
 	k.w.mu.Lock()
 	defer k.w.mu.Unlock()
-	f, err := k.lookup("poll", fd, listenerFile)
-	return err == nil && len(f.lst.queue) > 0
+	f, err := k.own("poll", fd)
+	return err == nil && f.state()&(in|always) != 0
 }
 
 func (k *Kernel) installSocket(s *sock) int {

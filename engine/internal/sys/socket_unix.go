@@ -85,7 +85,8 @@ func (k *Kernel) Listen(a Addr, count int, o Options) (fds []int, bound Addr, er
 	return fds, bound, nil
 }
 
-// Waiting reports whether somebody waits in a listener's queue.
+// Waiting reports whether somebody waits in a listener's queue, or whether a
+// connection has something to read: data, its end, or an error.
 func (*Kernel) Waiting(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
