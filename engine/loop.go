@@ -404,7 +404,7 @@ func (l *Loop) finish(c *Conn) {
 		return
 	}
 	c.state.Or(scheduled)
-	l.serve(c, poll.Readable)
+	l.serve(c, poll.Readable|poll.Hangup)
 	if l.settle(c) && !c.hungry { // more another time: others wait
 		c.hungry = true
 		if !l.mail.post(letter{c: c}) {

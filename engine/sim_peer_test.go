@@ -487,6 +487,9 @@ func (n *simPeer) put(frames ...[]byte) {
 func (n *simPeer) raw(b []byte) {
 	n.bytes += int64(len(b))
 	n.p.Send(b)
+	if u := n.l.urgent; u != nil && u.IntN(8) == 0 {
+		n.p.SendUrgent()
+	}
 }
 
 // delivered returns how many of its messages have reached the engine's kernel

@@ -64,11 +64,11 @@ func (s *simConn) causes() simReasons {
 		// accepted.
 		return set | reasons(engine.PeerClosed, engine.PeerReset, engine.HeartbeatLost, engine.Deaf, engine.Idle)
 	}
-	return set | far.farCauses()
+	return set | far.farCauses(s)
 }
 
-// farCauses returns the reasons for which the other end of s may end.
-func (s *simConn) farCauses() (set simReasons) {
+// farCauses returns the reasons for which other, the other end of s, may end.
+func (s *simConn) farCauses(other *simConn) (set simReasons) {
 	a := s.app
 	l := a.l
 	// Where Close runs on a worker the end comes before it.
@@ -76,7 +76,8 @@ func (s *simConn) farCauses() (set simReasons) {
 		set |= reasons(engine.PeerClosed, engine.PeerReset)
 	}
 	liveness := a.liveness
-	switch silent := l.unheard(s); {
+	waited := s.openedAt - other.openedAt // in the listener's queue
+	switch silent := max(l.unheard(s), waited); {
 	case liveness.Interval > 0 && silent >= int64(liveness.Misses-1)*int64(liveness.Retry):
 		set |= reasons(engine.HeartbeatLost, engine.Deaf)
 	case liveness.Interval == 0 && liveness.IdleRead > 0 && silent >= int64(liveness.IdleRead)/2:

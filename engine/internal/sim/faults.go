@@ -8,6 +8,9 @@ type Faults struct {
 	// reported as if it had come later, so that an edge-triggered caller
 	// hears of it, too.
 	ShortRead, ShortWrite, AgainRead, AgainWrite int
+	// Interrupted: EAGAIN at urgent data, whatever is behind it, because the thread
+	// has a signal to take. Nothing is reported again.
+	Interrupted int
 
 	// What Accept may answer, although there is a connection; it stays queued
 	// except after AcceptAborted.
@@ -40,6 +43,7 @@ const (
 	cShortWrite
 	cAgainRead
 	cAgainWrite
+	cInterrupted
 	cAcceptAgain
 	cAcceptAborted
 	cAcceptNFile
@@ -73,6 +77,7 @@ const (
 	cFreeze
 	cReboot
 	cHalfClose
+	cUrgent
 	lastCounter
 )
 
@@ -81,6 +86,7 @@ var counterNames = [lastCounter]string{
 	cShortWrite:    "short write",
 	cAgainRead:     "spurious EAGAIN on read",
 	cAgainWrite:    "spurious EAGAIN on write",
+	cInterrupted:   "read at urgent data interrupted",
 	cAcceptAgain:   "accept: EAGAIN",
 	cAcceptAborted: "accept: ECONNABORTED",
 	cAcceptNFile:   "accept: ENFILE",
@@ -114,6 +120,7 @@ var counterNames = [lastCounter]string{
 	cFreeze:        "peer frozen",
 	cReboot:        "peer rebooted",
 	cHalfClose:     "half-closed",
+	cUrgent:        "urgent data received",
 }
 
 // Counts tells how often each kind of fault or mishap happened so far. Every

@@ -497,6 +497,10 @@ func (k *Kernel) Read(fd int, p []byte) (int, error) {
 }
 
 func (k *Kernel) read(s *sock, p []byte) (int, error) {
+	if s.atMark() && k.w.chance(k.cfg.Faults.Interrupted) {
+		k.w.counts[cInterrupted]++
+		return 0, sys.EAGAIN
+	}
 	// What has been there for a while cannot be as if it came later, and nothing
 	// comes after a reset.
 	const moment = int64(time.Millisecond)

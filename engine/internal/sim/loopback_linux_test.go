@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pulsewheel/pulsewheel/engine/internal/sys"
 )
 
@@ -18,6 +20,11 @@ func TestSemanticsOfLinux(t *testing.T) {
 				// longer are waited for by repetition.
 				pass:  func() { time.Sleep(2 * time.Millisecond) },
 				start: func(f func()) { go f() },
+				urgent: func(fd int) {
+					if err := unix.Send(fd, []byte("!"), unix.MSG_OOB); err != nil {
+						t.Error(err)
+					}
+				},
 			}
 			defer b.cleanup()
 			scenario(b)

@@ -21,10 +21,11 @@ const (
 	ack
 	fin
 	rst
+	urgent
 )
 
 func (k packetKind) String() string {
-	return [...]string{"SYN ACK", "handshake ACK", "data", "ACK", "FIN", "RST"}[k]
+	return [...]string{"SYN ACK", "handshake ACK", "data", "ACK", "FIN", "RST", "urgent data"}[k]
 }
 
 // xmit sends a packet to the other end, behind those sent before.
@@ -180,6 +181,14 @@ func (s *sock) receive(p *packet) {
 		}
 		w.xmit(s, ack)
 		s.notify(in)
+	case urgent:
+		if s.orphan {
+			s.abort()
+			return
+		}
+		w.counts[cUrgent]++
+		s.marked, s.mark = true, s.rcvd
+		s.notify(in | pri)
 	case fin:
 		s.finIn = true
 		w.xmit(s, ack)

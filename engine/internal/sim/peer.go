@@ -207,6 +207,23 @@ func (p *Peer) Send(b []byte) {
 	})
 }
 
+// SendUrgent sends urgent data behind what is queued, unless a machine with kqueue
+// is at the other end, or has yet to read as far as earlier urgent data, which it
+// would then find among the rest.
+func (p *Peer) SendUrgent() {
+	p.do(func() {
+		s := p.s
+		if p.finish != goOn || s.dead || s.connecting || s.urgentDue || s.urgentOut {
+			return
+		}
+		if k := s.other.host.kernel; k == nil || k.cfg.Kqueue {
+			return
+		}
+		s.urgentDue, s.urgentAt = true, s.sent+int64(s.snd.len()+p.unsent.len())
+		p.kick()
+	})
+}
+
 // CloseWrite sends FIN behind what is queued, and goes on reading.
 func (p *Peer) CloseWrite() { p.do(func() { p.finish = max(p.finish, thenCloseWrite); p.kick() }) }
 

@@ -17,9 +17,10 @@ const (
 	errors
 	hup
 	rdhup
+	pri
 
-	always  = errors | hup // reported whether asked for or not
-	reading = in | rdhup   // of a connection
+	always  = errors | hup     // reported whether asked for or not
+	reading = in | pri | rdhup // of a connection
 )
 
 // registration is one descriptor at one poller.
@@ -117,13 +118,13 @@ func (reg *registration) told(kqueue bool) (ev [2]poll.Events) {
 }
 
 func translate(r readiness) (ev poll.Events) {
-	if r&in != 0 {
+	if r&(in|pri) != 0 {
 		ev |= poll.Readable
 	}
 	if r&out != 0 {
 		ev |= poll.Writable
 	}
-	if r&(errors|hup|rdhup) != 0 {
+	if r&(errors|hup|rdhup|pri) != 0 {
 		ev |= poll.Hangup
 	}
 	return ev

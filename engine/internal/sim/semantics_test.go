@@ -40,7 +40,9 @@ type bench struct {
 	pass func()
 	// start starts a goroutine.
 	start func(f func())
-	fds   map[int]bool
+	// urgent sends a byte that is not part of the stream.
+	urgent func(fd int)
+	fds    map[int]bool
 }
 
 // scenarios say how sockets behave on Linux. They pass on the simulated kernel
@@ -285,6 +287,58 @@ var scenarios = map[string]func(b *bench){
 		b.wantRead(a, "", sys.ECONNRESET)
 		s.wantNone()
 	},
+	"urgent data": func(b *bench) {
+		a, z := b.pair("tcp")
+		b.wantWrite(z, "before", nil)
+		b.urgent(z)
+		b.wantWrite(z, "after", nil)
+		b.pass()
+		b.wantRead(a, "before", nil)
+		b.wantRead(a, "after", nil)
+		b.wantRead(a, "", sys.EAGAIN)
+		b.urgent(z)
+		b.pass()
+		b.wantRead(a, "", sys.EAGAIN)
+		b.wantWrite(z, "more", nil)
+		b.wantRead(a, "more", nil)
+		b.urgent(z)
+		b.closeWrite(z, nil)
+		b.wantRead(a, "", nil)
+	},
+	"urgent data, unread": func(b *bench) {
+		a, z := b.pair("tcp")
+		b.urgent(z)
+		b.pass()
+		b.close(a)
+		b.wantRead(z, "", sys.ECONNRESET)
+	},
+	"events: urgent data": func(b *bench) {
+		a, z := b.pair("tcp")
+		s := b.watch(a, func(p poll.Poller) error { return p.Add(a) })
+		b.wantWrite(z, "before", nil)
+		b.urgent(z)
+		s.want(poll.Readable | poll.Hangup)
+		s.wantNone()
+		b.wantRead(a, "before", nil)
+		s.do(func() error { return s.p.Writing(a, false) }) // it is still ahead
+		s.want(poll.Readable | poll.Hangup)
+		s.wantNone()
+		b.wantWrite(z, "after", nil)
+		s.want(poll.Readable | poll.Hangup)
+		b.wantRead(a, "after", nil)
+		s.do(func() error { return s.p.Writing(a, false) })
+		s.wantNone()
+	},
+	"events: urgent data while paused": func(b *bench) {
+		a, z := b.pair("tcp")
+		s := b.watch(a, func(p poll.Poller) error { return errors.Join(p.Add(a), p.Pause(a)) })
+		s.want(poll.Writable)
+		b.urgent(z)
+		b.pass()
+		s.wantNone()
+		s.do(func() error { return s.p.Resume(a, false) })
+		s.want(poll.Readable | poll.Hangup)
+	},
 	"events: paused": func(b *bench) {
 		a, z := b.pair("tcp")
 		s := b.watch(a, func(p poll.Poller) error { return p.Add(a) })
@@ -359,8 +413,9 @@ func TestSemantics(t *testing.T) {
 				k := w.Machine(sim.Machine{Name: "m"})
 				b := &bench{
 					TB: t, k: k, fds: make(map[int]bool),
-					pass:  func() { w.RunFor(500 * time.Microsecond) },
-					start: w.Start,
+					pass:   func() { w.RunFor(500 * time.Microsecond) },
+					start:  w.Start,
+					urgent: func(fd int) { sim.SendUrgent(k, fd) },
 				}
 				t.Cleanup(func() {
 					b.cleanup()

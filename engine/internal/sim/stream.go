@@ -45,22 +45,28 @@ type sock struct {
 	rcvdAt  int64 // when the last of them did
 	told    int64 // up to which byte the other side was told it may send
 	finIn   bool
-	finTold bool // read has returned it
+	finTold bool  // read has returned it
+	marked  bool  // there is urgent data,
+	mark    int64 // behind so many bytes
 
 	// Sending. A byte is in snd, then in flight, then acknowledged.
-	snd      fifo
-	sndCap   int
-	sent     int64
-	acked    int64
-	edge     int64 // up to which byte the other side has room
-	finOut   bool  // asked for
-	finSent  bool
-	finAcked bool
-	noSpace  bool      // somebody wants to know when there is room
-	arrival  int64     // of the last packet sent; the next one cannot overtake it
-	arrived  int64     // when data last reached the other side
-	heard    int64     // when something was last acknowledged
-	held     []*packet // lost in an outage, with what was sent behind them
+	snd    fifo
+	sndCap int
+	sent   int64
+	acked  int64
+	edge   int64 // up to which byte the other side has room
+	// Urgent data: behind which byte, whether it is yet to be sent, and whether the
+	// other side has yet to read as far.
+	urgentAt             int64
+	urgentDue, urgentOut bool
+	finOut               bool // asked for
+	finSent              bool
+	finAcked             bool
+	noSpace              bool      // somebody wants to know when there is room
+	arrival              int64     // of the last packet sent; the next one cannot overtake it
+	arrived              int64     // when data last reached the other side
+	heard                int64     // when something was last acknowledged
+	held                 []*packet // lost in an outage, with what was sent behind them
 
 	// Giving up on unacknowledged data.
 	patience    int64 // 0 is endless
@@ -116,6 +122,9 @@ func (s *sock) state() (r readiness) {
 	if s.rcv.len() > 0 {
 		r |= in
 	}
+	if s.marked {
+		r |= pri
+	}
 	if s.dead || s.finOut || s.spacious() {
 		r |= out
 	} else {
@@ -158,9 +167,15 @@ func (s *sock) takeError() error {
 	return err
 }
 
-// read takes what arrived, then tells of an end or an error, in the order of
-// tcp_recvmsg: a FIN hides an error that came after it.
+// read takes what arrived, up to urgent data, which it leaves out, then tells of an
+// end or an error, in the order of tcp_recvmsg: a FIN hides an error that came after
+// it.
 func (s *sock) read(p []byte) (int, error) {
+	if s.atMark() {
+		s.marked, s.other.urgentOut = false, false
+	} else if s.marked {
+		p = p[:min(len(p), int(s.mark-s.taken()))]
+	}
 	switch {
 	case s.rcv.len() > 0:
 		n := s.rcv.pop(p)
@@ -176,6 +191,11 @@ func (s *sock) read(p []byte) (int, error) {
 	}
 	return 0, sys.EAGAIN
 }
+
+// taken is how many bytes were read.
+func (s *sock) taken() int64 { return s.rcvd - int64(s.rcv.len()) }
+
+func (s *sock) atMark() bool { return s.marked && s.mark == s.taken() }
 
 // unheard reports whether there is something that the program was not told: an error,
 // and, unless it has paused reading, input or the end of it.
@@ -226,8 +246,12 @@ func (s *sock) transmit() {
 	if s.connecting || s.dead || s.gone {
 		return
 	}
+	s.urge()
 	for s.snd.len() > 0 && s.sent < s.edge {
 		n := min(s.snd.len(), int(s.edge-s.sent), 1+s.w.rng.IntN(64<<10))
+		if s.urgentDue && s.sent < s.urgentAt {
+			n = min(n, int(s.urgentAt-s.sent))
+		}
 		s.launch()
 		p := s.w.xmit(s, data)
 		p.data = s.snd.popAppend(p.data[:0], n)
@@ -235,11 +259,20 @@ func (s *sock) transmit() {
 		if s.sent == s.edge {
 			s.w.counts[cZeroWindow]++
 		}
+		s.urge()
 	}
 	if s.finOut && !s.finSent && s.snd.len() == 0 {
 		s.launch()
 		s.w.xmit(s, fin)
 		s.finSent = true
+	}
+}
+
+// urge sends urgent data, if it is its turn.
+func (s *sock) urge() {
+	if s.urgentDue && s.sent == s.urgentAt && s.sent < s.edge && !s.finSent {
+		s.urgentDue, s.urgentOut = false, true
+		s.w.xmit(s, urgent)
 	}
 }
 
@@ -328,7 +361,7 @@ func (s *sock) close() {
 	case s.dead:
 	case s.connecting:
 		s.dead, s.connecting = true, false
-	case s.rcv.len() > 0:
+	case s.rcv.len() > 0 || s.marked:
 		s.w.counts[cUnreadClose]++
 		s.abort()
 	default:
@@ -346,6 +379,7 @@ func (s *sock) abort() {
 	s.dead, s.connecting, s.orphan = true, false, true
 	s.snd.reset()
 	s.rcv.reset()
+	s.marked = false
 }
 
 // vanish is what a pulled cable does: the machine hears and says nothing more.
