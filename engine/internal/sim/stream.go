@@ -50,23 +50,24 @@ type sock struct {
 	mark    int64 // behind so many bytes
 
 	// Sending. A byte is in snd, then in flight, then acknowledged.
-	snd    fifo
-	sndCap int
-	sent   int64
-	acked  int64
-	edge   int64 // up to which byte the other side has room
-	// Urgent data: behind which byte, whether it is yet to be sent, and whether the
-	// other side has yet to read as far.
+	snd      fifo
+	sndCap   int
+	sent     int64
+	acked    int64
+	edge     int64 // up to which byte the other side has room
+	finOut   bool  // asked for
+	finSent  bool
+	finAcked bool
+	noSpace  bool      // somebody wants to know when there is room
+	arrival  int64     // of the last packet sent; the next one cannot overtake it
+	arrived  int64     // when data last reached the other side
+	heard    int64     // when something was last acknowledged
+	held     []*packet // lost in an outage, with what was sent behind them
+
+	// Urgent data: behind which byte of what is sent, whether it is yet to be sent, and
+	// whether the other side has yet to read as far.
 	urgentAt             int64
 	urgentDue, urgentOut bool
-	finOut               bool // asked for
-	finSent              bool
-	finAcked             bool
-	noSpace              bool      // somebody wants to know when there is room
-	arrival              int64     // of the last packet sent; the next one cannot overtake it
-	arrived              int64     // when data last reached the other side
-	heard                int64     // when something was last acknowledged
-	held                 []*packet // lost in an outage, with what was sent behind them
 
 	// Giving up on unacknowledged data.
 	patience    int64 // 0 is endless
