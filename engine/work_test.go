@@ -1309,7 +1309,7 @@ func TestWorkPool(t *testing.T) {
 						if i%10 == 3 {
 							time.Sleep(100 * time.Microsecond)
 						}
-						if i == tasks/2 {
+						if i == tasks-1 { // it ends the connection
 							runtime.Goexit()
 						}
 					})
