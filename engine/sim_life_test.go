@@ -57,7 +57,8 @@ type simLife struct {
 	squeezed bool          // descriptors ran out for a while
 	calm     bool          // the application behaves
 	bulk     bool          // a peer sends more than a loop reads in one event
-	urgent   *rand.Rand    // draws when peers send urgent data; nil: never
+	aside    *rand.Rand    // draws what was thought of later, so that old seeds stay what they are
+	urgent   bool          // peers send urgent data
 	nice     bool          // nothing in it is random but the network
 	lean     bool          // nothing has a deadline
 	crowd    bool          // there are more idle connections than room
@@ -89,9 +90,8 @@ func newSimLife(seed uint64, trace bool) *simLife {
 		l.cfg.KeepAlive = time.Duration(1+l.pick(3)) * time.Second
 	}
 	l.cfg.Buffers = l.buffers
-	if seed%4 == 0 {
-		l.urgent = rand.New(rand.NewPCG(seed, 43))
-	}
+	l.aside = rand.New(rand.NewPCG(seed, 43))
+	l.urgent = seed%4 == 0
 	l.nice = l.pick(10) == 0
 	l.calm = l.pick(2) == 0
 	l.lean = l.pick(20) == 0
@@ -191,8 +191,8 @@ func (l *simLife) machine(name string) *sim.Kernel {
 	if name == "server" {
 		l.serverFaults = faults
 	}
-	if l.urgent != nil && !l.nice {
-		faults.Interrupted = l.urgent.IntN(500)
+	if l.urgent && !l.nice {
+		faults.Interrupted = l.aside.IntN(500)
 	}
 	k := l.w.Machine(sim.Machine{
 		Name: name, Kqueue: l.pick(2) == 0, Faults: faults,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"sort"
 	"time"
 
@@ -152,7 +153,11 @@ func (n *simPeer) run() {
 			p.CloseWrite()
 		}
 	case peerTrickler:
-		n.trickle(n.frame(orderEcho, simHeader+l.pick(40)), 3)
+		if l.aside.IntN(2) == 0 {
+			n.runTogether(l.w.Now() + int64(l.active))
+		} else {
+			n.trickle(n.frame(orderEcho, simHeader+l.pick(40)), 3)
+		}
 	case peerCloser:
 		p.After(life, func() { n.finish(); p.Close() })
 	case peerHalfCloser:
@@ -267,7 +272,14 @@ func (n *simPeer) run() {
 			n.raw([]byte{0xff, 0xff, 0xff, 0, 1})
 		})
 	case peerStaller:
-		p.After(life, n.stall)
+		p.After(life, func() {
+			if l.buffers.Min >= 16<<10 && l.aside.IntN(2) == 0 {
+				n.put(n.frame(orderNothing, 40<<10)) // read into a buffer of its own, as what follows may be
+				p.After(200*time.Millisecond, n.stall)
+			} else {
+				n.stall()
+			}
+		})
 	case peerMute:
 		n.bad()
 		n.reading = true
@@ -487,7 +499,7 @@ func (n *simPeer) put(frames ...[]byte) {
 func (n *simPeer) raw(b []byte) {
 	n.bytes += int64(len(b))
 	n.p.Send(b)
-	if u := n.l.urgent; u != nil && u.IntN(8) == 0 {
+	if l := n.l; l.urgent && l.aside.IntN(8) == 0 {
 		n.p.SendUrgent()
 	}
 }
@@ -540,6 +552,39 @@ func (n *simPeer) trickle(b []byte, more int) {
 	k := 1 + n.l.pick(min(len(b), 9))
 	n.raw(b[:k])
 	n.p.After(n.l.wait(30e6), func() { n.trickle(b[k:], more) })
+}
+
+// runTogether sends frames in pieces that end within a frame: until then there is
+// always the beginning of one, and none takes long.
+func (n *simPeer) runTogether(until int64) {
+	l := n.l
+	n.within = true
+	var b []byte // what is still to be sent of whole frames
+	var send func()
+	send = func() {
+		if n.finished {
+			return
+		}
+		for len(b) < 60 {
+			b = append(b, n.held...)
+			n.held = nil
+			b = append(b, n.frame(orderEcho, simHeader+l.aside.IntN(40))...)
+			n.ends = append(n.ends, n.bytes+int64(len(b)))
+		}
+		if l.w.Now() > until {
+			n.within = false
+			n.raw(b)
+			return
+		}
+		k := 1 + l.aside.IntN(40)
+		if slices.Contains(n.ends, n.bytes+int64(k)) {
+			k++
+		}
+		n.raw(b[:k])
+		b = b[k:]
+		n.p.After(time.Duration(1+l.aside.Int64N(100e6)), send)
+	}
+	send()
 }
 
 // heartbeat sends b, at the next boundary between frames.
