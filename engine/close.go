@@ -194,6 +194,7 @@ func (l *Loop) destroy(c *Conn) {
 	c.mu.Lock()
 	old := c.state.Or(closing)
 	c.state.And(^uint32(opened))
+	c.endWork()
 	pending := c.pending
 	c.pending = outbufRing{}
 	c.queued = 0

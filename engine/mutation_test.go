@@ -410,8 +410,8 @@ var mutants = []mutant{
 
 	// Work.
 	{"two workers serve one connection", "work.go",
-		`	start := !q.busy`,
-		`	start := true`},
+		`	start := !q.busy && ws.enlist(q)`,
+		`	start := ws.enlist(q)`},
 	{"a full queue is never read again", "work.go",
 		`		_ = q.c.hold(pausedByWork, false)`,
 		``},
@@ -437,8 +437,8 @@ var mutants = []mutant{
 		"			ws.leave(w)\n			ws.start()",
 		"			ws.leave(w)"},
 	{"one worker too many", "work.go",
-		`	start := ws.active < ws.core.limits.Work.Workers`,
-		`	start := ws.active <= ws.core.limits.Work.Workers`},
+		`	start = ws.active < ws.core.limits.Work.Workers`,
+		`	start = ws.active <= ws.core.limits.Work.Workers`},
 	{"a failed task does not end its connection", "work.go",
 		`	l.mail.post(letter{c: c, f: func() { c.kill(Panic, err) }})`,
 		``},

@@ -178,10 +178,13 @@ func (l *Loop) rearm(t timingwheel.Timer, tick uint64) {
 func (l *Loop) wakeAtTick(tick uint64) { l.wakeAt(int64(min(tick, never/uint64(l.tick))) * l.tick) }
 
 // wakeAt makes sure that the poller's timer expires by then. A time that has
-// passed when it is asked for counts as now: that the loop was stalled shows in
-// a timer that was armed in time.
+// passed when it is asked for is due, and armed for now: that the loop was stalled
+// shows in a timer that was armed in time.
 func (l *Loop) wakeAt(at int64) {
-	at = max(at, l.now)
+	if at < l.now {
+		l.dueSince = min(l.dueSince, at)
+		at = l.now
+	}
 	if at < l.armed {
 		l.armed = at
 		if err := l.poller.Arm(at); err != nil {

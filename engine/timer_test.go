@@ -91,11 +91,18 @@ func TestEvery(t *testing.T) {
 }
 
 // A timer is late by less than a tick and what LoopStats.Lag says, also where
-// many are due at once and each waits for those before it, and where some of them
-// end the loop's goroutine.
+// many are due at once and each waits for those before it, where some of them end the
+// loop's goroutine, and where the loop has no time for them before they are due.
 func TestLagOfMany(t *testing.T) {
 	const n, delay, each = 3000, 20 * time.Millisecond, 50 * time.Microsecond
-	for name, goexits := range map[string]bool{"calm": false, "Goexit": true} {
+	spin := func(d time.Duration) {
+		for began := time.Now(); time.Since(began) < d; {
+		}
+	}
+	for name, x := range map[string]struct {
+		goexits bool
+		held    time.Duration
+	}{"calm": {}, "Goexit": {goexits: true}, "held": {held: 5 * delay}} {
 		t.Run(name, func(t *testing.T) {
 			srv := serve(t, listenOne(engine.Handler{}, heartbeat.Config{}))
 			l := srv.Loops()[0]
@@ -109,14 +116,14 @@ func TestLagOfMany(t *testing.T) {
 					at := time.Now().Add(delay)
 					l.AfterFunc(delay, func() {
 						latest = max(latest, time.Since(at))
-						for began := time.Now(); time.Since(began) < each; {
-						}
+						spin(each)
 						wg.Done()
-						if goexits && i%500 == 200 {
+						if x.goexits && i%500 == 200 {
 							runtime.Goexit()
 						}
 					})
 				}
+				spin(x.held)
 			}); err != nil {
 				t.Fatal(err)
 			}

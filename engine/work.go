@@ -109,6 +109,7 @@ type workQueue struct {
 	busy    bool // a worker has it, or will have
 	full    bool // reading is paused for it
 	awaited bool // the loop wants to know when it is empty
+	ended   bool // Do is refused
 }
 
 func (c *Conn) queueOfWork() *workQueue {
@@ -117,6 +118,16 @@ func (c *Conn) queueOfWork() *workQueue {
 	}
 	c.work.CompareAndSwap(nil, &workQueue{c: c})
 	return c.work.Load()
+}
+
+// endWork makes Do refuse. What it has taken is counted with the workers by then, so
+// that nobody who waits for them misses it.
+func (c *Conn) endWork() {
+	if q := c.work.Load(); q != nil {
+		q.mu.Lock()
+		q.ended = true
+		q.mu.Unlock()
+	}
 }
 
 // working reports whether c has work that is not done. If so, the loop settles
@@ -141,7 +152,7 @@ func (q *workQueue) push(j job, unrefused bool) error {
 	if !unrefused {
 		// Looked at under the lock, so that nothing gets in behind an Ordered
 		// Close.
-		closed := q.c.state.Load()&opened == 0
+		closed := q.ended || q.c.state.Load()&opened == 0
 		if closed || q.jobs.len() >= limits.Queue {
 			q.mu.Unlock()
 			if closed {
@@ -159,11 +170,11 @@ func (q *workQueue) push(j job, unrefused bool) error {
 		q.full = true
 		_ = q.c.hold(pausedByWork, true) // under the lock: a worker may be about to resume
 	}
-	start := !q.busy
+	start := !q.busy && ws.enlist(q)
 	q.busy = true
 	q.mu.Unlock()
 	if start {
-		ws.ready(q)
+		ws.start()
 	}
 	return nil
 }
@@ -281,23 +292,29 @@ type worker struct {
 	reported int64         // the since that was reported to be stuck; of watch
 }
 
-// ready enters a queue that has jobs, and makes sure that somebody comes.
-func (ws *workers) ready(q *workQueue) {
+// enlist enters a queue that has jobs, and reports whether one more worker is to be
+// started for it, who is counted from now on.
+func (ws *workers) enlist(q *workQueue) (start bool) {
 	ws.mu.Lock()
+	defer ws.mu.Unlock()
 	ws.waiting.push(q)
-	start := ws.active < ws.core.limits.Work.Workers
+	start = ws.active < ws.core.limits.Work.Workers
 	if start {
 		ws.active++
 	}
-	ws.mu.Unlock()
-	if start {
+	return start
+}
+
+// ready enters a queue that has jobs, and makes sure that somebody comes.
+func (ws *workers) ready(q *workQueue) {
+	if ws.enlist(q) {
 		ws.start()
-		ws.core.watch.kick()
 	}
 }
 
 // start begins one more worker.
 func (ws *workers) start() {
+	ws.core.watch.kick()
 	if pool := ws.core.limits.Work.Pool; pool == nil || pool.Go(ws.work) != nil {
 		go ws.work()
 	}
