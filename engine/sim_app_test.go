@@ -86,6 +86,8 @@ type simConn struct {
 	tasks     int // that Do took
 	begun     int // of them, those that were begun
 	passed    map[*simConn]int
+	// Messages that engine.Ordered got, and of them, those that were begun.
+	orderedMessages, begunMessages int
 
 	openedAt int64
 	heardAt  int64 // when the latest message came
@@ -132,6 +134,9 @@ func (a *simApp) handler() engine.Handler {
 		},
 		Message: func(c *engine.Conn, p []byte) {
 			defer a.enterFor(c, "Message")()
+			if s, ok := c.Get().(*simConn); ok {
+				s.begunMessages++
+			}
 			a.message(c, p)
 		},
 		Frame: func(c *engine.Conn, f codec.Frame) {
@@ -166,7 +171,7 @@ func (a *simApp) handler() engine.Handler {
 		}
 	}
 	if a.ordered {
-		h = engine.Ordered(h)
+		h = a.watchQueue(engine.Ordered(h))
 	}
 	return h
 }

@@ -35,6 +35,22 @@ func (s *simConn) enterWork(what string) (leave func()) {
 	return func() { s.busy = ""; a.work.active-- }
 }
 
+// watchQueue checks that no message comes to h, which is engine.Ordered's, while as
+// many as may wait do.
+func (a *simApp) watchQueue(h engine.Handler) engine.Handler {
+	message := h.Message
+	h.Message = func(c *engine.Conn, p []byte) {
+		if s, ok := c.Get().(*simConn); ok {
+			if waiting := s.orderedMessages - s.begunMessages; waiting >= a.limits.Work.Queue && !s.mayBeBroken() {
+				a.l.problem("%s: a message of %d was read, of which %d wait", a.name, s.key, waiting)
+			}
+			s.orderedMessages++
+		}
+		message(c, p)
+	}
+	return h
+}
+
 // do has a worker run f.
 func (s *simConn) do(f func()) {
 	a := s.app
