@@ -27,6 +27,7 @@ type cell struct {
 	Found                       []time.Duration // how long after the fault began, in order
 	Limit                       time.Duration   // the longest that was promised to any
 	Own                         time.Duration   // the longest that it took any, less stalls and the time that the fault took
+	Lag                         time.Duration   // the latest that a loop was with what was due
 	Machine                     time.Duration   // the longest stalls, with the time that the fault took
 	Late                        int             // found after what was promised to them
 	Early                       int             // ended before the fault, or although the detector cannot see it
@@ -71,6 +72,7 @@ func (x *cell) judge(conns int, ends []End, s strike) {
 		limit := x.want.Within + tick + s.lag + machine
 		x.Limit = max(x.Limit, limit)
 		x.Own = max(x.Own, took-machine)
+		x.Lag = max(x.Lag, s.lag)
 		x.Machine = max(x.Machine, machine)
 		x.Found = append(x.Found, took)
 		if took > limit {
@@ -111,7 +113,7 @@ func (x *cell) problems() string {
 		add(x.RightReason < least || len(x.Found) > 0 && x.RightReason == 0, "%d wrong reasons", len(x.Found)-x.RightReason)
 		add(x.RightDiagnosis < least || len(x.Found) > 0 && x.RightDiagnosis == 0, "%d wrong diagnoses", len(x.Found)-x.RightDiagnosis)
 		if p := x.detector.Preset; p > 0 && len(x.Found) > 0 && x.fault.Name == "cut" {
-			add(x.Own > p, "the preset says at most %v", p)
+			add(x.Own > p+x.Lag, "the preset says at most %v", p)
 		}
 	}
 	return strings.Join(list, ", ")

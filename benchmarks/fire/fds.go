@@ -335,7 +335,11 @@ func (c fdsConfig) flood(p *fdsPart, ctx context.Context, r *rig, config serverC
 	}
 	add := func(i invariant) { p.invariants = append(p.invariants, i) }
 	wanted := float64(c.Rate*c.Factor) * c.Flood.Seconds()
-	add(holds(float64(p.Begun) >= 0.8*wanted, fmt.Sprintf("the flood was one: about %d connects a second", c.Rate*c.Factor), "%.0f a second begun, %d left out", float64(p.Begun)/took, leftOut))
+	least := 0.8
+	if c.Smoke {
+		least = 0.4 // so short a flood is less of one where the machine is busy
+	}
+	add(holds(float64(p.Begun) >= least*wanted, fmt.Sprintf("the flood was one: about %d connects a second", c.Rate*c.Factor), "%.0f a second begun, %d left out", float64(p.Begun)/took, leftOut))
 	add(holds(p.Rate <= 1.1*float64(c.Rate)+float64(c.Rate)/took, fmt.Sprintf("no more than %d are accepted a second, and %d at once", c.Rate, c.Rate/10), "%.0f", p.Rate))
 	c.judge(p, r, calm, flood, "the flood")
 	return nil

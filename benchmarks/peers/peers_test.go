@@ -576,7 +576,7 @@ func ends(t *testing.T, p peers.Peer, r *peers.Running) {
 	done := make(chan error, 2)
 	stop := make(chan struct{})
 	ticking := func(each func(n int) error) {
-		ticker := time.NewTicker(idle / 4)
+		ticker := time.NewTicker(idle / 20)
 		defer ticker.Stop()
 		for n := 0; ; n++ {
 			if err := each(n); err != nil {

@@ -77,7 +77,7 @@ var (
 		ops:    2_000,
 		settle: 20 * time.Millisecond,
 		windows: func(n int) span {
-			return span{20 * time.Millisecond, 60 * time.Millisecond}
+			return span{300 * time.Millisecond, 340 * time.Millisecond} // a machine may be busy while they are armed
 		},
 	}
 )

@@ -84,8 +84,8 @@ func (p *program) ends(limit time.Duration, status int) {
 }
 
 func TestRun(t *testing.T) {
-	p := launch(t, "-n", "140", "-preset", "realtime", "-json")
-	p.ends(50*time.Second, 0)
+	p := launch(t, "-n", "140", "-preset", "strict", "-json")
+	p.ends(2*time.Minute, 0)
 	if said := p.said.String(); strings.Contains(said, "DATA RACE") {
 		t.Error(said)
 	}
@@ -98,10 +98,10 @@ func TestRun(t *testing.T) {
 	if rest, _ := io.ReadAll(io.MultiReader(in.Buffered(), &p.stdout)); strings.TrimSpace(string(rest)) != "" {
 		t.Errorf("after the object: %q", rest)
 	}
-	if !r.OK || r.FalseVerdicts != 0 || r.Clients != 140 || r.Preset != "realtime" || r.Took == 0 {
+	if !r.OK || r.FalseVerdicts != 0 || r.Clients != 140 || r.Preset != "strict" || r.Took == 0 {
 		t.Errorf("%+v", r)
 	}
-	worst := heartbeat.Realtime().WorstCase()
+	worst := heartbeat.Strict().WorstCase()
 	if r.Promise.WorstCase != millis(worst) || r.Promise.Tick != millis(heartbeat.Tick) || r.Promise.Lag <= 0 {
 		t.Errorf("promise: %+v", r.Promise)
 	}

@@ -46,11 +46,11 @@ func sockets(s spec, l link) error {
 				_ = all[i].SetReadDeadline(time.Now())
 				continue
 			}
-			at := now()
 			c, err := open(s.Addr, l)
 			if err != nil {
 				return err
 			}
+			at := now() // it says nothing from the beginning
 			go func() {
 				if c.greeting() == nil {
 					l.events <- event{Kind: vanished, Peer: c.peer, At: at}

@@ -20,7 +20,7 @@ import (
 // takes the end of that thread, not of the process, for the parent's death.
 func (p *Process) start(cpu int) error {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	p.cmd.WaitDelay = time.Second // for a grandchild that holds our stderr
+	p.cmd.WaitDelay = 10 * time.Second // for a grandchild that holds our stderr
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()

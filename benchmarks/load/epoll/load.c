@@ -196,6 +196,8 @@ static void window(double seconds)
 	if (mode->span != NULL)
 		mode->span(a.at, a.at + seconds);
 	go_on(seconds);
+	if (mode->span != NULL)
+		mode->due(a.at + seconds); /* the load may have lost its processor at the end */
 	await_first(a.counted);
 	struct mark b = mark();
 	drain();

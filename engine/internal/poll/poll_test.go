@@ -256,11 +256,13 @@ func TestArm(t *testing.T) {
 	fired := make(chan int64, 100)
 	r := &recorder{expired: func() { fired <- clock.Now() }}
 	do := start(t, r)
-	arm := func(d time.Duration) (at int64) {
+	arm := func(ds ...time.Duration) (at int64) {
 		do(func() {
-			at = clock.Now() + int64(d)
-			if err := r.p.Arm(at); err != nil {
-				t.Error(err)
+			for _, d := range ds {
+				at = clock.Now() + int64(d)
+				if err := r.p.Arm(at); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 		return at
@@ -276,8 +278,7 @@ func TestArm(t *testing.T) {
 			t.Fatalf("armed for %v: did not expire", d)
 		}
 	}
-	arm(20 * time.Millisecond)
-	at := arm(100 * time.Millisecond)
+	at := arm(20*time.Millisecond, 100*time.Millisecond)
 	if now := <-fired; now < at {
 		t.Errorf("a replaced time expired %v before the new one", time.Duration(at-now))
 	}

@@ -45,8 +45,9 @@ type Progress struct {
 // margin is what workers may take beyond their plan before they are killed.
 const margin = 30 * time.Second
 
-// lead is how long before the beginning workers are told of it.
-const lead = 20 * time.Millisecond
+// lead is how long before the beginning workers are told of it, so that none hears
+// what another has begun with before it has begun itself.
+const lead = 200 * time.Millisecond
 
 // ErrSetup is wrapped by errors that come before any load: the plan, the
 // target, the machine.

@@ -148,7 +148,7 @@ func TestEcho(t *testing.T) {
 				}
 				r := run(t, bench.Bench{Plan: p, PIDs: []int{os.Getpid()}})
 				checkSeries(t, r, p)
-				if r.Counters.Messages == 0 || r.MessagesPerSecond <= 0 || r.Seconds < 0.4 {
+				if r.Counters.Messages == 0 || r.MessagesPerSecond <= 0 || r.Seconds <= 0 {
 					t.Errorf("%d messages, %.0f/s in %.3f s", r.Counters.Messages, r.MessagesPerSecond, r.Seconds)
 				}
 				if r.Server == nil || r.Server.CPUPerMessage <= 0 || r.Server.RSSOpen <= 0 || len(r.Client.Shares) != 2 {
@@ -380,10 +380,10 @@ func TestLost(t *testing.T) {
 func TestIdle(t *testing.T) {
 	srv := echoServer(t, codec.Native{})
 	p := plan(srv, spec.Idle, "native")
-	p.Heartbeat = 100 * time.Millisecond
+	p.Heartbeat, p.Duration = time.Second, 4*time.Second
 	r := run(t, bench.Bench{Plan: p})
 	checkSeries(t, r, p)
-	if want := int64(p.Conns) * 5; r.Counters.Answers < want*8/10 || r.Counters.Answers > want*12/10 {
+	if want := int64(p.Conns) * 4; r.Counters.Answers < want/2 || r.Counters.Answers > want*3/2 {
 		t.Errorf("%d answers, want about %d", r.Counters.Answers, want)
 	}
 	if r.Unit != result.Heartbeats || r.Latency.Count == 0 {
@@ -397,10 +397,10 @@ func TestRamp(t *testing.T) {
 	p := plan(srv, spec.Ramp, "length4")
 	p.Conns, p.ConnectRate, p.Warmup = 200, 400, 0
 	r := run(t, bench.Bench{Plan: p})
-	if r.Counters.Connects < 180 || r.Latency.Count != 200 {
+	if r.Counters.Connects < 100 || r.Latency.Count != 200 {
 		t.Errorf("%d of 200 connections within the window, %d latencies", r.Counters.Connects, r.Latency.Count)
 	}
-	if last := r.Series[len(r.Series)-1]; last.Open < 150 {
+	if last := r.Series[len(r.Series)-1]; last.Open < 100 {
 		t.Errorf("%d connections were open at the end", last.Open)
 	}
 }

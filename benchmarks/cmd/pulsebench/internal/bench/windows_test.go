@@ -55,7 +55,8 @@ func testWindows(t *testing.T, workload spec.Workload) {
 		}
 		after := heard.Load()
 		c := share.Counters
-		if c.Messages == 0 || c.Messages >= after-before || c.Sent == 0 || c.Reads == 0 || c.Writes == 0 ||
+		uncounted := after - before - c.Messages // of an open loop that began late: none
+		if c.Messages == 0 || uncounted < 0 || uncounted == 0 && workload != spec.Open || c.Sent == 0 || c.Reads == 0 || c.Writes == 0 ||
 			share.ServerCPU <= 0 || share.OwnCPU <= 0 || time.Duration(share.To-share.From) < slice {
 			t.Errorf("the server heard %d messages in %+v", after-before, share)
 		}

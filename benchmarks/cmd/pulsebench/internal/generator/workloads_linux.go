@@ -253,7 +253,7 @@ func (l *ramp) begin() {
 }
 
 func (l *ramp) due() int64 {
-	if l.phase >= draining {
+	if l.phase >= draining && !l.overdue() {
 		return forever
 	}
 	return l.opener.due()
@@ -274,7 +274,18 @@ func (l *ramp) ended(c *conn, cause error) {
 	l.countLoss(cause)
 }
 
-func (l *ramp) outstanding() int64 { return int64(l.opener.flight) }
+// overdue reports whether a connection is to be opened that was due before the end.
+func (l *ramp) overdue() bool {
+	return l.opener.next < len(l.conns) && l.opener.when(l.opener.next) < l.window.To
+}
+
+func (l *ramp) outstanding() int64 {
+	n := int64(l.opener.flight)
+	if l.overdue() {
+		n++
+	}
+	return n
+}
 
 func (l *ramp) report(*spec.Share) {
 	for i := range l.conns {
@@ -435,7 +446,7 @@ func (l *lasts) of(sender uint32) *last {
 
 // quiet is how long nothing must arrive after the window for all to have
 // arrived. Nobody but the server knows how many receive what.
-const quiet = int64(300 * time.Millisecond)
+const quiet = int64(time.Second)
 
 func (l *broadcast) begin() {
 	l.heard = make([]lasts, len(l.conns))
