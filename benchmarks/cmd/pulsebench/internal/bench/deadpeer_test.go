@@ -219,7 +219,7 @@ func TestFalseVerdicts(t *testing.T) {
 func TestNotFound(t *testing.T) {
 	srv := echoServer(t, codec.Native{}) // it takes 40 s
 	p := deadPlan(srv, spec.Silent, spec.Fin)
-	p.DetectLimit = 500 * time.Millisecond
+	p.DetectLimit = 2 * time.Second
 	r, err := bench.Bench{Plan: p}.Run(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -77,7 +77,7 @@ func checkMQTT(t *testing.T, plan func(w spec.Workload) spec.Spec) {
 	})
 	t.Run("idle", func(t *testing.T) {
 		p := plan(spec.Idle)
-		p.Heartbeat = 100 * time.Millisecond
+		p.Heartbeat, p.Duration = time.Second, 2*time.Second
 		if r := run(t, bench.Bench{Plan: p}); r.Counters.Answers < int64(p.Conns) {
 			t.Errorf("%d answers", r.Counters.Answers)
 		}
@@ -149,9 +149,9 @@ func TestMosquitto(t *testing.T) {
 	})
 	// A client that falls silent is given up after one and a half keep-alives.
 	p := plan(srv, spec.DeadPeer, "mqtt")
-	p.Target, p.Heartbeat, p.Ways, p.Duration = address, time.Second, []spec.Way{spec.Silent, spec.Fin}, 500*time.Millisecond
+	p.Target, p.Heartbeat, p.Ways, p.Duration = address, 3*time.Second, []spec.Way{spec.Silent, spec.Fin}, 500*time.Millisecond
 	r := run(t, bench.Bench{Plan: p})
-	if d := way(t, r, spec.Silent); d.Found != d.Vanished || d.Min < 0.5 || d.Max > 10 {
+	if d := way(t, r, spec.Silent); d.Found != d.Vanished || d.Min < 1.5 || d.Max > 15 {
 		t.Errorf("%+v", d)
 	}
 }
