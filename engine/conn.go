@@ -169,8 +169,8 @@ func (l *Loop) discard(c *Conn) {
 // leave gives back a connection's place in the loop's load and under the
 // limits of admission.
 func (l *Loop) leave(remote netip.AddrPort) {
-	l.load.Add(-1)
 	l.core.admission.leave(remote)
+	l.load.Add(-1)
 	l.core.unreserve()
 	l.noteEmpty()
 }

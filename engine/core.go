@@ -98,15 +98,15 @@ func (co *core) start() error {
 	}
 	co.started = true
 	co.running.Add(len(co.loops))
-	for _, l := range co.loops {
-		go l.run(false)
-	}
 	go func() {
 		co.running.Wait()
 		co.workers.close()
 		co.watch.close()
 		close(co.stopped)
 	}()
+	for _, l := range co.loops {
+		go l.run(false)
+	}
 	return nil
 }
 

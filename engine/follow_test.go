@@ -38,7 +38,7 @@ func TestFollow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cs := newCloses()
-			live := heartbeat.Config{Interval: 300 * time.Millisecond, Retry: 100 * time.Millisecond, Misses: 2}
+			live := heartbeat.Config{Interval: 300 * time.Millisecond, Retry: 500 * time.Millisecond, Misses: 2}
 			cfg := listenOne(engine.Handler{Close: cs.note}, live)
 			cfg.Listeners[0].Follow = engine.Follow{Min: 100 * time.Millisecond, Max: 1500 * time.Millisecond}
 			srv := serve(t, cfg)
@@ -87,9 +87,9 @@ func TestSetLiveness(t *testing.T) {
 	srv := serve(t, cfg)
 	c := rawDial(t, srv)
 	go func() { _, _ = io.Copy(io.Discard, c) }()
+	began := time.Now()
 	write(t, c, pingOf(t, time.Minute))
 	write(t, c, frame(t, codec.Data, []byte("watch me closely")))
-	began := time.Now()
 	ce := cs.reason(t, engine.HeartbeatLost)
 	st := srv.Stats().Total
 	if most := quick.WorstCase() + 20*time.Millisecond + st.Lag + st.Stalled; ce.Evidence.LastRead > most {
@@ -139,8 +139,10 @@ func TestHealthy(t *testing.T) {
 	srv := serve(t, listenOne(engine.Handler{Healthy: func(*engine.Conn) bool { return well.Load() }}, heartbeat.Config{}))
 	lost := make(chan error, 1)
 	opened := make(chan *engine.Conn, 1)
+	live := quick
+	live.Retry = 500 * time.Millisecond // the server may be late
 	cl, err := engine.NewClient(engine.ClientConfig{
-		Codec: codec.Native{}, Liveness: quick,
+		Codec: codec.Native{}, Liveness: live,
 		Handler: engine.Handler{
 			Open:  func(c *engine.Conn) error { opened <- c; return nil },
 			Close: func(_ *engine.Conn, err error) { lost <- err },

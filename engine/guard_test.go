@@ -39,11 +39,7 @@ func TestFirstFrame(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cs := newCloses()
-			opened := make(chan time.Time, 1)
-			cfg := listenOne(engine.Handler{
-				Open:  func(*engine.Conn) error { opened <- time.Now(); return nil },
-				Close: cs.note,
-			}, heartbeat.Config{})
+			cfg := listenOne(engine.Handler{Close: cs.note}, heartbeat.Config{})
 			cfg.Admission.FirstFrame = limit
 			srv := serve(t, cfg)
 			peer := rawDial(t, srv)
@@ -54,12 +50,11 @@ func TestFirstFrame(t *testing.T) {
 				cs.none(t, 3*limit)
 				return
 			}
-			began := <-opened
-			closed := cs.next(t)
-			if engine.ReasonOf(closed.err) != engine.HandshakeTimeout || !errors.Is(closed.err, os.ErrDeadlineExceeded) {
-				t.Errorf("closed with %v", closed.err)
+			ce := cs.reason(t, engine.HandshakeTimeout)
+			if !errors.Is(ce, os.ErrDeadlineExceeded) {
+				t.Errorf("closed with %v", ce)
 			}
-			inTime(t, srv, closed.at.Sub(began), limit-time.Millisecond, limit)
+			inTime(t, srv, ce.Evidence.Age, limit-time.Millisecond, limit)
 		})
 	}
 }
@@ -67,12 +62,12 @@ func TestFirstFrame(t *testing.T) {
 // A frame that was begun must get on: one that trickles in, a byte at a time, is
 // ended in spite of that, and one that is long and slow but gets on is not.
 func TestFrameTimeout(t *testing.T) {
-	const limit = 300 * time.Millisecond
+	const limit = time.Second
 	serveWithLimit := func(t *testing.T) (*engine.Server, *closes, *atomic.Int64) {
 		cs := newCloses()
 		got := new(atomic.Int64)
 		cfg := listenOne(engine.Handler{
-			Message: func(_ *engine.Conn, payload []byte) { got.Add(int64(len(payload))) },
+			Message: func(c *engine.Conn, payload []byte) { c.Set(c.Info().Age); got.Add(int64(len(payload))) },
 			Close:   cs.note,
 		}, heartbeat.Config{})
 		cfg.FrameTimeout = limit
@@ -86,7 +81,6 @@ func TestFrameTimeout(t *testing.T) {
 		slow := frame(t, codec.Data, make([]byte, 1000))
 		write(t, peer, append(whole, slow[0]))
 		eventually(t, "the first frame is delivered", func() bool { return got.Load() == 5 })
-		began := time.Now()
 		go func() {
 			for _, b := range slow[1:] {
 				if _, err := peer.Write([]byte{b}); err != nil {
@@ -99,7 +93,8 @@ func TestFrameTimeout(t *testing.T) {
 		if engine.ReasonOf(x.err) != engine.FrameTimeout {
 			t.Fatalf("closed with %v", x.err)
 		}
-		inTime(t, srv, x.at.Sub(began), limit-50*time.Millisecond, limit)
+		took := x.err.(*engine.CloseError).Evidence.Age - x.c.Get().(time.Duration) // since the first frame
+		inTime(t, srv, took, limit-time.Millisecond, limit)
 	})
 	t.Run("long, slow and steady", func(t *testing.T) {
 		t.Parallel()
@@ -233,8 +228,12 @@ func TestBudget(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if round%10 == 9 {
-			time.Sleep(time.Millisecond) // the loop gets to count
+		for _, l := range srv.Loops() { // which count what they are to write
+			counted := make(chan struct{})
+			if err := l.Post(func() { close(counted) }); err != nil {
+				t.Fatal(err)
+			}
+			within(t, "the loop", counted)
 		}
 	}
 	// Above it come the last message of each, and the rounding of buffers.
@@ -267,16 +266,13 @@ func TestPausesKeepDeadlines(t *testing.T) {
 		const limit = 40 * time.Millisecond // to be late by less is no stall
 		cs, opened := newCloses(), new(conns)
 		begun, done := make(chan struct{}), make(chan struct{})
-		cfg := listenOne(engine.Handler{
-			Open: opened.open, Close: cs.note,
-			Message: func(*engine.Conn, []byte) { close(begun); <-done },
-		}, heartbeat.Config{})
+		cfg := listenOne(engine.Handler{Open: opened.open, Close: cs.note}, heartbeat.Config{})
 		cfg.Loops, cfg.Admission.FirstFrame = 1, limit
 		srv := serve(t, cfg)
 		rawDial(t, srv)
 		c := opened.wait(t, 1)[0]
-		write(t, rawDial(t, srv), message)
-		<-begun
+		c.Loop().AfterFunc(0, func() { close(begun); <-done })
+		within(t, "the timer", begun)
 		_ = c.Pause() // the poller tells of it before it tells of the timer
 		time.Sleep(2 * limit)
 		close(done)

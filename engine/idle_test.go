@@ -15,10 +15,13 @@ func TestIdleEvents(t *testing.T) {
 	const limit = 100 * time.Millisecond
 	cs := newCloses()
 	events := make(chan engine.IdleEvent, 100)
-	spoken := false
+	spoken, said := false, make(chan struct{})
 	srv := serve(t, listenOne(engine.Handler{
 		Idle: func(c *engine.Conn, e engine.IdleEvent) bool {
 			events <- e
+			if e.Count == 2 {
+				<-said // this test may be late, too
+			}
 			return e.Count < 3
 		},
 		Message: func(*engine.Conn, []byte) { spoken = true },
@@ -44,6 +47,7 @@ func TestIdleEvents(t *testing.T) {
 	next(1)
 	next(2)
 	write(t, c, frame(t, codec.Data, []byte("here")))
+	close(said)
 	next(1)
 	next(2)
 	next(3)

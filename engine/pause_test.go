@@ -250,13 +250,13 @@ func TestEndDuringPause(t *testing.T) {
 func TestPauseAndLiveness(t *testing.T) {
 	cs := newCloses()
 	opened := new(conns)
-	srv := serve(t, listenOne(engine.Handler{Open: opened.open, Close: cs.note}, quick))
+	srv := serve(t, listenOne(engine.Handler{
+		Open:  func(c *engine.Conn) error { _ = opened.open(c); return c.Pause() },
+		Close: cs.note,
+	}, quick))
 	peer := rawDial(t, srv) // never answers
 	go func() { _, _ = io.Copy(io.Discard, peer) }()
 	c := opened.wait(t, 1)[0]
-	if err := c.Pause(); err != nil {
-		t.Fatal(err)
-	}
 	cs.none(t, 4*quick.WorstCase())
 	resumed := time.Now()
 	if err := c.Resume(); err != nil {
@@ -325,17 +325,19 @@ func TestMaxPause(t *testing.T) {
 func TestHalfClose(t *testing.T) {
 	cs := newCloses()
 	ended := make(chan *engine.Conn, 1)
+	live := quick
+	live.Retry = time.Second // this test may be late, too
 	srv := serve(t, listenOne(engine.Handler{
 		EOF:   func(c *engine.Conn) { ended <- c },
 		Close: cs.note,
-	}, quick))
+	}, live))
 	peer := rawDial(t, srv)
 	write(t, peer, frame(t, codec.Data, []byte("question")))
 	if err := peer.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	c := <-ended
-	cs.none(t, 2*quick.WorstCase()) // it cannot answer queries any more, and need not
+	cs.none(t, 2*live.WorstCase()) // it cannot answer queries any more, and need not
 	if err := c.Send([]byte("late answer")); err != nil {
 		t.Fatal(err)
 	}

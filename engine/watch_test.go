@@ -228,11 +228,13 @@ func TestIdleEngineSleeps(t *testing.T) {
 		return k.looks.Load() == before
 	})
 	// And it begins again.
-	if err := opened.wait(t, 10)[1].Do(func() {}); err != nil {
+	before = k.looks.Load()
+	gate = make(chan struct{})
+	if err := opened.wait(t, 10)[1].Do(func() { <-gate }); err != nil {
 		t.Fatal(err)
 	}
-	before = k.looks.Load()
 	eventually(t, "the watch looks again", func() bool { return k.looks.Load() > before })
+	close(gate)
 }
 
 // A loop that has a lot to do in short callbacks is not reported.
