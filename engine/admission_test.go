@@ -556,7 +556,7 @@ func TestBurst(t *testing.T) {
 	if n := srv.Stats().Total.Parks; n > 0 {
 		t.Errorf("the listener waited %d times", n)
 	}
-	all = append(all, crowdOf(t, srv, 2)...) // and this is one more
+	all = append(all, crowdOf(t, srv, 2)...)                                     // and this is one more
 	if n := srv.Stats().Total.Parks; n == 0 && time.Since(began) < time.Second { // or there is room for one more
 		t.Error("more than Burst were let in")
 	}
