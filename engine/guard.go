@@ -118,8 +118,9 @@ func (l *Loop) attendGuards(c *Conn) {
 			}
 		}
 	})
-	if gs := &c.extra.guards; gs.entry == 0 && c.ending == nil {
-		for g, at := range gs.at {
+	if c.ending == nil {
+		// What is left may be due before what one of them has set anew.
+		for g, at := range c.extra.guards.at {
 			if at != 0 {
 				c.guard(guard(g), time.Duration(at-l.beat))
 			}

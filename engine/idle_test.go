@@ -57,6 +57,21 @@ func TestIdleEvents(t *testing.T) {
 	}
 }
 
+// An idle period that the handler lets pass leaves other deadlines where they are.
+func TestIdleKeepsDeadlines(t *testing.T) {
+	const limit = 800 * time.Millisecond
+	cs := newCloses()
+	cfg := listenOne(engine.Handler{
+		Idle:  func(*engine.Conn, engine.IdleEvent) bool { return true },
+		Close: cs.note,
+	}, heartbeat.Config{IdleRead: 3 * limit / 8}) // for the third time behind it
+	cfg.FrameTimeout = limit
+	srv := serve(t, cfg)
+	write(t, rawDial(t, srv), frame(t, codec.Data, []byte("begun, and not finished"))[:7])
+	ce := cs.reason(t, engine.FrameTimeout)
+	inTime(t, srv, ce.Evidence.LastRead, limit-time.Millisecond, limit)
+}
+
 // What is only written, or only read, is idle in the other sense, and a dead
 // peer is still found while the handler lets it be idle.
 func TestIdleWithHeartbeat(t *testing.T) {

@@ -288,6 +288,19 @@ func (l *simLife) newApp(name string) *simApp {
 	return a
 }
 
+// ownCodecs makes a codec for each connection, which cannot frame a payload without
+// copying it, as one of an application's may be.
+type ownCodecs struct{ codec.Factory }
+
+type ownCodec struct{ codec.Codec }
+
+func (f ownCodecs) Codec() (codec.Codec, error) {
+	c, err := f.Factory.Codec()
+	return &ownCodec{c}, err
+}
+
+func (c *ownCodec) PerConn() codec.Codec { return &ownCodec{c.Codec.PerConn()} }
+
 // live lives it, from the first machine to the last check.
 func (l *simLife) live() {
 	began := time.Now()
@@ -307,6 +320,10 @@ func (l *simLife) live() {
 	l.factory = codec.Factory(codec.Native{})
 	if l.lengthField = l.pick(3) == 0; l.lengthField {
 		l.factory = codec.Length4()
+	}
+	if l.seed%5 == 1 {
+		l.factory = ownCodecs{l.factory}
+		l.seen["life: each connection has its own codec"]++
 	}
 	l.codec, _ = l.factory.Codec()
 	l.codecProps = l.codec.Properties()
