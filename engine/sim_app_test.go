@@ -35,6 +35,7 @@ type simApp struct {
 	maxConns int  // 0: not worth checking
 	ordered  bool // its handler is one of engine.Ordered's
 	answers  bool // its connections outlive the peer's end of stream
+	idles    int  // idle periods in a row that it lets pass
 
 	open, all []*simConn
 	messages  uint64
@@ -170,10 +171,42 @@ func (a *simApp) handler() engine.Handler {
 			a.halfClosed(c)
 		}
 	}
+	if a.idles > 0 {
+		h.Idle = func(c *engine.Conn, e engine.IdleEvent) bool {
+			defer a.enter("Idle")()
+			return a.idle(c, e)
+		}
+	}
 	if a.ordered {
 		h = a.watchQueue(engine.Ordered(h))
 	}
 	return h
+}
+
+// idle decides about a connection that was idle for another while.
+func (a *simApp) idle(c *engine.Conn, e engine.IdleEvent) (stays bool) {
+	limit, behind := a.liveness.IdleRead, time.Duration(a.l.behind())
+	if s, ok := c.Get().(*simConn); !ok || s.closed {
+		a.l.problem("%s: Idle outside Open and Close", a.name)
+	}
+	if e.Limit != engine.IdleRead || e.Count < 1 || e.Count > a.idles+1 || e.For < time.Duration(e.Count)*limit-behind {
+		a.l.problem("%s: Idle got %+v", a.name, e)
+	}
+	a.l.seen["app: Idle"]++
+	return e.Count <= a.idles
+}
+
+// worstCase is within what time a peer that says nothing is given up; 0: it is not.
+func (a *simApp) worstCase() time.Duration {
+	worst := a.liveness.WorstCase()
+	return worst + time.Duration(a.idles)*(a.liveness.IdleRead+a.limits.Tick)
+}
+
+// mayIdle draws whether idle periods pass.
+func (a *simApp) mayIdle() {
+	if a.liveness.IdleRead > 0 && a.liveness.Interval == 0 {
+		a.idles = a.l.aside.IntN(3)
+	}
 }
 
 // enter begins a callback on a loop. No callback runs within another one, nor

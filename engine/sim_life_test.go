@@ -338,6 +338,7 @@ func (l *simLife) live() {
 
 	l.server = l.newApp("server")
 	l.server.liveness = l.liveness(codec.Server)
+	l.server.mayIdle()
 	if !l.lean {
 		l.server.door = l.admission()
 	}
@@ -378,9 +379,9 @@ func (l *simLife) live() {
 
 	l.w.RunFor(l.active)
 	// Quiet: time for verdicts, for retries and for what is under way.
-	worst := l.server.liveness.WorstCase()
+	worst := l.server.worstCase()
 	if l.client != nil {
-		worst = max(worst, l.client.liveness.WorstCase())
+		worst = max(worst, l.client.worstCase())
 	}
 	l.w.RunFor(worst + time.Duration(l.lateness()) + 4*time.Second)
 	l.checkQuiet(l.server)
@@ -437,6 +438,7 @@ func (l *simLife) startClient() {
 	if idle := &l.client.liveness; idle.Interval == 0 {
 		idle.Speak = idle.IdleRead / 4
 	}
+	l.client.mayIdle()
 	l.client.limits.Loops = 1 + l.pick(2)
 	l.client.maxConns = l.client.limits.MaxConns
 	same := l.pick(3) == 0

@@ -234,7 +234,7 @@ func (l *simLife) checkVerdict(s *simConn, now int64) {
 	if s.app.ordered {
 		since = max(since, l.quietAt) // it may have been left unread until then
 	}
-	due := since + int64(s.app.liveness.WorstCase()) + s.unread(now)
+	due := since + int64(s.app.worstCase()) + s.unread(now)
 	if s.marked {
 		due = max(due, s.markedAt+int64(s.app.linger()))
 	}
