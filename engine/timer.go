@@ -126,14 +126,25 @@ func (l *Loop) fired(t timingwheel.Timer, data uint32) (again uint64) {
 
 // fetch reads what fired is going to look at: the connections are everywhere in
 // memory, and with very many of them to wait for each is most of what liveness
-// costs.
-func (l *Loop) fetch(data uint32) {
-	if data&(timerBit|guardBit) != 0 {
-		return
-	}
-	// By now the number may be another loop's.
-	if c := l.core.conns.at(int(data)); c != nil && c.loop == l {
-		l.fetched += c.heart.LastRead() ^ int64(c.timer)
+// costs. First where they are and then what they hold, since in a short loop the
+// processor waits for many at a time.
+func (l *Loop) fetch(data []uint32) {
+	var found [64]*Conn
+	for len(data) > 0 {
+		n := min(len(data), len(found))
+		for i, d := range data[:n] {
+			if d&(timerBit|guardBit) != 0 {
+				found[i] = nil
+			} else {
+				found[i] = l.core.conns.at(int(d))
+			}
+		}
+		for _, c := range found[:n] {
+			if c != nil && c.loop == l { // by now the number may be another loop's
+				l.fetched += c.heart.LastRead() ^ int64(c.timer)
+			}
+		}
+		data = data[n:]
 	}
 }
 

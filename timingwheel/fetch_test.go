@@ -15,9 +15,11 @@ func TestFetch(t *testing.T) {
 		w := timingwheel.New(0)
 		fetched = make(map[uint32]int) // by data, how many had fired then
 		if fetch {
-			w.Fetch(func(data uint32) {
-				if _, again := fetched[data]; !again {
-					fetched[data] = len(order)
+			w.Fetch(func(data []uint32) {
+				for _, d := range data {
+					if _, again := fetched[d]; !again {
+						fetched[d] = len(order)
+					}
 				}
 			})
 		}
@@ -64,9 +66,11 @@ func TestFetchStopped(t *testing.T) {
 	)
 	w := timingwheel.New(0)
 	calls := 0
-	w.Fetch(func(data uint32) {
-		if calls++; data < base || data >= base+timers {
-			t.Errorf("data %d was given to no timer", data)
+	w.Fetch(func(data []uint32) {
+		for _, d := range data {
+			if calls++; d < base || d >= base+timers {
+				t.Errorf("data %d was given to no timer", d)
+			}
 		}
 	})
 	var stopped [timers]bool

@@ -191,9 +191,7 @@ func (w *Wheel) readAhead(i uint32) {
 				}
 			}
 		}
-		for _, d := range data {
-			fetch(d)
-		}
+		fetch(data)
 	}
 	for _, c := range chains {
 		l.sum += c

@@ -86,7 +86,7 @@ type Wheel struct {
 	heads        []node // the first chunks
 	chunks       []*chunk
 	lookahead    lookahead
-	fetch        func(data uint32)
+	fetch        func(data []uint32)
 }
 
 // New returns an empty wheel that stands at the tick now. It has 64 near slots.
@@ -121,13 +121,14 @@ func NewNear(now, near uint64) *Wheel {
 	return w
 }
 
-// Fetch has Advance call f with the data of timers that it is about to fire, some hundred before their turn: so that f can
-// read what fire is going to look at, and the processor fetches much of that from memory at the same time instead of one
-// after the other. With very many timers, waiting for memory is most of what firing costs. A nil f ends it.
+// Fetch has Advance call f with the data of timers that it is about to fire, up to 256 at a time: so that f can read what
+// fire is going to look at, and the processor fetches much of that from memory at the same time instead of one after the
+// other. With very many timers, waiting for memory is most of what firing costs. Short loops are best, each over many of
+// them: first all pointers, say, and then all that they point to. A nil f ends it.
 //
-// It is a hint. Where few timers are due f is not called, and it may be called for a timer that does not fire, or with the
-// data of one that has been stopped. It must call no method of the Wheel.
-func (w *Wheel) Fetch(f func(data uint32)) { w.fetch = f }
+// It is a hint. Where few timers are due f is not called, and data may be that of timers that do not fire, or that have been
+// stopped. The slice is the Wheel's, and holds the data until f returns. F must call no method of the Wheel.
+func (w *Wheel) Fetch(f func(data []uint32)) { w.fetch = f }
 
 // Now returns the tick the wheel has reached. Inside fire that is the tick being fired; otherwise it is the largest time
 // passed to Advance, unless its budget ran out: then it is the tick at which Advance will go on.

@@ -172,10 +172,19 @@ func (w *world) onFire(t timingwheel.Timer, data uint32) (again uint64) {
 	return tickOf(next)
 }
 
-// fetch is what the engine's loop does with a timer that is about to fire.
-func (w *world) fetch(data uint32) {
-	c := w.conns[data]
-	w.sum += c.heart.LastRead() ^ int64(c.timer)
+// fetch is what the engine's loop does with timers that are about to fire.
+func (w *world) fetch(data []uint32) {
+	var found [64]*conn
+	for len(data) > 0 {
+		n := min(len(data), len(found))
+		for i, d := range data[:n] {
+			found[i] = w.conns[d]
+		}
+		for _, c := range found[:n] {
+			w.sum += c.heart.LastRead() ^ int64(c.timer)
+		}
+		data = data[n:]
+	}
 }
 
 // advance serves the timers that are due, and measures it.
