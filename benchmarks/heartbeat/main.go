@@ -9,7 +9,7 @@
 //
 // In the first part another process holds the connections and sends an empty
 // frame on each once per interval, which must be answered by an empty frame
-// before the next one is due. All servers of a round are alive at once, and
+// before the next one is sent. All servers of a round are alive at once, and
 // their connections beat in turn (package rounds).
 //
 // In the second part the connections are simulated, and what tracks them is

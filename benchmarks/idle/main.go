@@ -6,7 +6,7 @@
 //
 // Each server is a process of its own; another process holds the connections
 // and sends an empty frame on each once per interval, which must be answered
-// by an empty frame before the next one is due. No connection may be closed.
+// by an empty frame before the next one is sent. No connection may be closed.
 //
 // Memory per connection is the server's resident memory with N connections
 // less that with none, over N: once as the server left it (the peak), once
