@@ -28,6 +28,21 @@ func sendUrgent(t *testing.T, peer *net.TCPConn) {
 	}
 }
 
+// wantBoth waits for what was sent before urgent data and after it.
+func wantBoth(t *testing.T, got <-chan string) {
+	t.Helper()
+	for _, want := range []string{"before", "after"} {
+		select {
+		case p := <-got:
+			if p != want {
+				t.Fatalf("got %q, want %q", p, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%q did not come", want)
+		}
+	}
+}
+
 // A read ends at urgent data (tcp(7)), and so comes short although there is more. It
 // is read all the same, be it on an event or after a pause.
 func TestUrgentData(t *testing.T) {
@@ -54,16 +69,7 @@ func TestUrgentData(t *testing.T) {
 			write(t, peer, frame(t, codec.Data, []byte("after")))
 			time.Sleep(20 * time.Millisecond) // so that one read finds all of it
 			release()
-			for _, want := range []string{"before", "after"} {
-				select {
-				case p := <-got:
-					if p != want {
-						t.Errorf("got %q, want %q", p, want)
-					}
-				case <-time.After(10 * time.Second):
-					t.Fatalf("%q did not come", want)
-				}
-			}
+			wantBoth(t, got)
 		})
 	}
 }
@@ -120,20 +126,11 @@ func TestUrgentDataInterrupted(t *testing.T) {
 			peer := rawDial(t, srv)
 			before, after := frame(t, codec.Data, []byte("before")), frame(t, codec.Data, []byte("after"))
 			signalStorm(t)
-			for i := range rounds {
+			for range rounds {
 				write(t, peer, before)
 				sendUrgent(t, peer)
 				write(t, peer, after)
-				for _, want := range []string{"before", "after"} {
-					select {
-					case p := <-got:
-						if p != want {
-							t.Fatalf("round %d: got %q, want %q", i, p, want)
-						}
-					case <-time.After(10 * time.Second):
-						t.Fatalf("round %d: %q did not come", i, want)
-					}
-				}
+				wantBoth(t, got)
 			}
 		})
 	}

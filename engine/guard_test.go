@@ -228,13 +228,7 @@ func TestBudget(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, l := range srv.Loops() { // which count what they are to write
-			counted := make(chan struct{})
-			if err := l.Post(func() { close(counted) }); err != nil {
-				t.Fatal(err)
-			}
-			within(t, "the loop", counted)
-		}
+		passLoops(t, srv) // which count what they are to write
 	}
 	// Above it come the last message of each, and the rounding of buffers.
 	if held := srv.Stats().Held; held < budget/2 || held > 2*budget {

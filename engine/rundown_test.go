@@ -116,13 +116,7 @@ func TestRunDown(t *testing.T) {
 	down := make(chan error, 1)
 	go func() { down <- srv.Shutdown(ctx) }()
 	eventually(t, "the first one has gone", func() bool { return srv.Stats().Total.Closed > 0 })
-	for _, l := range srv.Loops() { // each has let go of its listener by then
-		passed := make(chan struct{})
-		if err := l.Post(func() { close(passed) }); err != nil {
-			t.Fatal(err)
-		}
-		within(t, "the loop", passed)
-	}
+	passLoops(t, srv) // each has let go of its listener by then
 	if c, err := net.Dial("tcp", srv.Addrs()[0][len("tcp://"):]); err == nil {
 		_ = c.Close()
 		t.Error("a newcomer was let in")

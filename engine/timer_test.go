@@ -109,12 +109,11 @@ func TestLagOfMany(t *testing.T) {
 			var (
 				wg     sync.WaitGroup
 				latest time.Duration // on the loop
-				first  time.Time
 				span   time.Duration // from when the first is due to the last
 			)
 			wg.Add(n)
 			if err := l.Post(func() {
-				first = time.Now()
+				first := time.Now()
 				for i := range n {
 					var at time.Time
 					l.AfterFunc(delay, func() {

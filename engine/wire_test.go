@@ -148,6 +148,18 @@ func (cs *conns) wait(t testing.TB, n int) []*engine.Conn {
 	return all
 }
 
+// passLoops waits until each loop has done what it had to do by now.
+func passLoops(t testing.TB, srv *engine.Server) {
+	t.Helper()
+	for _, l := range srv.Loops() {
+		passed := make(chan struct{})
+		if err := l.Post(func() { close(passed) }); err != nil {
+			t.Fatal(err)
+		}
+		within(t, "the loop", passed)
+	}
+}
+
 // holdLoop keeps a connection's loop from everything, from when it returns until it
 // is released.
 func holdLoop(t testing.TB, c *engine.Conn) (release func()) {

@@ -1,7 +1,8 @@
 /* Heartbeats, with which every connection begins; and idle, which has nothing
  * else: one empty frame per interval on each connection, the next not before its
- * answer, for which all wait. Beats go on between windows, unless they are to be quiet (-q): then
- * connections take up their turns where the last window has left them. */
+ * answer, for which all wait. Beats go on between windows, unless they are to be
+ * quiet (-q): then connections take up their turns where the last window has left
+ * them. */
 
 static void send_beat(struct conn *c)
 {
